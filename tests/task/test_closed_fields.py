@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cotune.probe.fields import log_softmax_by_field
 from cotune.task.values.closed import MOST_VALUES, closed_fields, open_parts
+from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.schema import Validator, infer_schema
 
 TICKET: dict[str, Any] = {
@@ -183,3 +184,18 @@ def test_every_choice_of_values_fits_the_schema_and_is_read_back(schema: dict[st
     # An absent list has no items, so that the values of its items say nothing.
     if "absent" not in "".join(name for place, name in enumerate(closed.names) if place in places):
         assert again == tuple(places)
+
+
+@pytest.mark.parametrize(("note", "closed"), [(False, True), (True, False)])
+def test_ratings_get_bounds_if_that_closes_the_output(note: bool, closed: bool) -> None:
+    rows = [{"stars": 1 + i % 5, "late": i % 2 == 0, **({"note": f"text {i}"} if note else {})} for i in range(60)]
+    schema = KINDS["json"].schema_of([json.dumps(row) for row in rows], None)
+    assert schema is not None
+    assert schema["properties"]["stars"] == {"type": "integer", **({"minimum": 1, "maximum": 5} if closed else {})}
+    assert (closed_fields(schema) is not None) is closed
+
+
+def test_whole_numbers_that_hardly_recur_or_lie_far_apart_stay_open() -> None:
+    for far in (list(range(60)), [(i % 3) * 100 for i in range(60)]):
+        schema = KINDS["json"].schema_of([json.dumps({"count": value}) for value in far], None)
+        assert schema is not None and schema["properties"]["count"] == {"type": "integer"}

@@ -137,11 +137,13 @@ class LabelAnswering(Answering):
     Attributes:
         labels: what is scored: the labels.
         sizes: number of values of each of several fields, see :mod:`cotune.probe.fields`; empty for labels.
+        smooths: whether tuning smooths the right values, which blurs where a number lies (docs/probe-measurements.md).
     """
 
     model: LocalModel
     rules = True
     sizes: tuple[int, ...] = ()
+    smooths = True
 
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model

@@ -36,6 +36,7 @@ class FieldAnswering(LabelAnswering):
         # The values of all fields are scored in the place of labels.
         super().__init__(replace(task, output=label_output(fields.names)), model)
         self.fields, self.sizes, self._asked = fields, fields.sizes, task
+        self.smooths = task.output.kind.by_field
         self._places: dict[str, tuple[int, ...] | None] = {}
 
     def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:

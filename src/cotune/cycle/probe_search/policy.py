@@ -105,7 +105,7 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
         head_rate=tune.learning_rate,
         batch_size=batch_size,
         clip=tune.clip,
-        smoothing=0.0 if context.choosing.sizes else tune.smoothing,
+        smoothing=tune.smoothing if context.choosing.smooths else 0.0,
         contrast=0.0 if context.choosing.sizes else HEURISTICS.contrast,
         contrast_temperature=HEURISTICS.contrast_temperature,
         pairs=pairs,

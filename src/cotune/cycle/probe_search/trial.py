@@ -226,7 +226,7 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        probe = self._tuned_probe(fit, tuned, rows, layer)
+        probe = self._tuned_probe(fit, tuned, rows, layer, head)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
     def refitted(self, fit: PromptFit, made: Fitted, rows: Sequence[Example]) -> Fitted:
@@ -237,12 +237,20 @@ class Trials:
         """
         known = not_shown(made.prompt, rows)
         states = self.embedding.states(made.prompt, made.adapter, known, "final", layers=[made.layer])[0]
-        return replace(made, probe=self._tuned_probe(fit, states, known, made.layer), terms=self._terms(rows))
+        probe = self._tuned_probe(fit, states, known, made.layer, made.head)
+        return replace(made, probe=probe, terms=self._terms(rows))
 
-    def _tuned_probe(self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int) -> Probe:
-        """A probe that is fitted to tuned states."""
-        factor = HEURISTICS.refit(fields=bool(self.context.choosing.sizes))
-        return self._probe(fit, states, rows, layer, factor * fit.found.best.strength)
+    def _tuned_probe(
+        self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int, head: Probe | None
+    ) -> Probe:
+        """A probe that is fitted to tuned states; of several fields the mean of it and of the head that was tuned with them."""
+        fields = bool(self.context.choosing.sizes)
+        probe = self._probe(fit, states, rows, layer, HEURISTICS.refit(fields=fields) * fit.found.best.strength)
+        if not fields or head is None:
+            return probe
+        pairs = ((probe.weight, head.weight), (probe.bias, head.bias))
+        weight, bias = (((one + other) / 2).astype(np.float32) for one, other in pairs)
+        return replace(probe, weight=weight, bias=bias)
 
     def ahead(self, request: TuningRequest) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same request; does nothing without workers."""

@@ -25,19 +25,19 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
 
-def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
+def infer_schema(values: Sequence[Any], *, bounded: bool = False) -> dict[str, Any]:
     """The JSON Schema of some values.
 
     Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
     text becomes an enumeration if it has at most 24 values, with five rows per value on average, and at most 1% of the rows
     have a value that occurs once, so that unseen values are unlikely. A number never does, since it may be copied from a text,
-    where others can occur. Other texts and arrays may be 1.5 times as long as the longest one seen, since an untuned
-    model may not stop by itself.
+    where others can occur; if ``bounded``, whole numbers for which the same is true get bounds. Other texts and arrays may be
+    1.5 times as long as the longest one seen, since an untuned model may not stop by itself.
     """
     kinds = list(dict.fromkeys(map(_kind, values)))
     if "integer" in kinds and "number" in kinds:
         kinds.remove("integer")
-    options = [_of_kind(kind, [v for v in values if _fits(kind, v)]) for kind in kinds]
+    options = [_of_kind(kind, [v for v in values if _fits(kind, v)], bounded=bounded) for kind in kinds]
     if len(options) == 1:
         return options[0]
     if all(set(option) == {"type"} for option in options):
@@ -146,28 +146,40 @@ def _strange(schema: Any) -> Iterator[str]:
             yield f"it holds {value}, which is not a JSON number"
 
 
-def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
+def _of_kind(kind: str, values: Sequence[Any], *, bounded: bool) -> dict[str, Any]:
     if kind == "object":
         names = _names(values)
         return {
             "type": "object",
-            "properties": {name: infer_schema([value[name] for value in values if name in value]) for name in names},
+            "properties": {
+                name: infer_schema([value[name] for value in values if name in value], bounded=bounded) for name in names
+            },
             "required": [name for name in names if all(name in value for value in values)],
             "additionalProperties": False,
         }
     if kind == "array":
         items = [item for value in values for item in value]
         most = _half_again(values, LEAST_ITEMS)
-        return {"type": "array", "items": infer_schema(items), "maxItems": most} if items else {"type": "array", "maxItems": 0}
+        return (
+            {"type": "array", "items": infer_schema(items, bounded=bounded), "maxItems": most}
+            if items
+            else {"type": "array", "maxItems": 0}
+        )
     if kind == "string":
-        counts = Counter(values)
-        once = sum(count == 1 for count in counts.values())
-        recurring = len(counts) <= min(ENUM_MOST, len(values) / ENUM_EACH) and once <= ENUM_ONCE * len(values)
         # A model cannot write control characters, so that of such values alone none could be an answer.
-        if recurring and max(map(len, counts)) <= ENUM_LONGEST and not any(map(_CONTROL.search, counts)):
-            return {"type": "string", "enum": sorted(counts)}
+        if _recur(values) and max(map(len, values)) <= ENUM_LONGEST and not any(map(_CONTROL.search, values)):
+            return {"type": "string", "enum": sorted(set(values))}
         return {"type": "string", "maxLength": _half_again(values, LEAST_TEXT)}
+    if bounded and kind == "integer" and _recur(values):
+        return {"type": "integer", "minimum": min(values), "maximum": max(values)}
     return {"type": kind}
+
+
+def _recur(values: Sequence[Any]) -> bool:
+    """Whether values are few and recur, so that unseen ones are unlikely."""
+    counts = Counter(values)
+    once = sum(count == 1 for count in counts.values())
+    return len(counts) <= min(ENUM_MOST, len(values) / ENUM_EACH) and once <= ENUM_ONCE * len(values)
 
 
 def _half_again(values: Sequence[Sequence[Any]], least: int) -> int:

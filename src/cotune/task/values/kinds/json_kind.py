@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError, shortened
+from cotune.task.values.closed import closed_fields
 from cotune.task.values.json_value import NO_JSON, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
@@ -48,8 +49,16 @@ class JsonKind(OutputKind):
         return lambda cell, where: _json(cell, where, check)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """The given schema, else one inferred from the outputs."""
-        return given if given is not None else infer_schema([parse_json(output) for output in outputs])
+        """The given schema, else one inferred from the outputs.
+
+        Whole numbers that recur, such as ratings, get bounds if every part is then one of a few values and nothing has to be
+        generated. If other parts are generated, bounds would only rule numbers out.
+        """
+        if given is not None:
+            return given
+        values = [parse_json(output) for output in outputs]
+        bounded = infer_schema(values, bounded=True)
+        return infer_schema(values) if closed_fields(bounded) is None else bounded
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
         if schema is None:
