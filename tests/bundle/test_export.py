@@ -4,6 +4,8 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -44,6 +46,37 @@ def test_merged_weights_answer_as_the_bundle_does(bench: Bench, tmp_path: Path) 
     wanted = answers(loaded(bundle).model, bundle, adapter=bench.adapter_id)  # type: ignore[arg-type]
     np.testing.assert_allclose(answers(merged, bundle), wanted, atol=1e-3)
     assert np.abs(answers(bench.model, bundle) - wanted).max() > 0.1, "an adapter that changes nothing proves nothing"
+
+
+_KILLED = """
+import os, sys
+
+begun = []
+
+def kill(event, about):
+    if event == "open" and ".new-" in str(about[0]) and "w" in str(about[1]) and not begun:
+        begun.append(True)
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+sys.addaudithook(kill)
+from cotune.cli import main
+main(["export", *sys.argv[2:]])
+"""
+"""Runs an export that gets a signal once it writes its first file."""
+
+
+def test_a_killed_export_leaves_nothing_behind_or_the_next_one_removes_it(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save(tmp_path / "bundle")
+
+    def killed(how: signal.Signals) -> tuple[int, int]:
+        command = [sys.executable, "-c", _KILLED, str(int(how)), str(bundle), "--out", str(tmp_path / "out")]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        assert "Traceback" not in ended.stderr and not (tmp_path / "out").exists(), ended.stderr
+        return ended.returncode, len([*tmp_path.glob(".out.new-*")])
+
+    assert killed(signal.SIGKILL) == (-signal.SIGKILL, 1)
+    assert killed(signal.SIGKILL) == (-signal.SIGKILL, 1), "only that of the second one"
+    assert killed(signal.SIGTERM) == (128 + signal.SIGTERM, 0)
 
 
 def test_an_export_shows_no_bars_of_transformers(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

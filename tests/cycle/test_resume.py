@@ -343,9 +343,9 @@ def test_a_second_process_is_refused_until_the_first_is_gone(bench: Bench, whole
 
 
 def test_an_interrupt_says_how_to_go_on(bench: Bench, whole: Path, tmp_path: Path) -> None:
-    for at in (("pass", "race", 3), ("optimizer step", "", 20)):
-        stopped = bench.run(tmp_path / "run", at=at, signal="INT")
-        assert stopped.code == 130
+    for at, signal, code in ((("pass", "race", 3), "INT", 130), (("optimizer step", "", 20), "TERM", 143)):
+        stopped = bench.run(tmp_path / "run", at=at, signal=signal)
+        assert stopped.code == code
         assert "run the same command to continue" in stopped.stderr
         assert str(tmp_path / "run") in stopped.stderr
         assert "Traceback" not in stopped.stderr

@@ -84,6 +84,19 @@ def test_losses_on_other_rows_are_no_way_from_one_to_the_next() -> None:
     assert story.trail == [0.139] and story.best == (0.9, 0.139, "x")
 
 
+def test_the_live_view_calls_the_loss_of_a_race_cross_fitted_and_compares_it_with_no_held_out_loss() -> None:
+    race = {"cycle": 1, "layers": [4], "ranking": ["x"], "rows": {"x": 117}, "best": {"prompt_id": "x", "log_loss": 0.213}}
+    tuned = {"stage": "tune", "readout": "head", "rows": 117, "score": 0.9, "log_loss": 0.139, "prompt_id": "x"}
+    console = Console(file=io.StringIO(), width=90, height=20, record=True, _environ={})
+    view, shown = LiveView(console), []
+    for kind, value in (("race", race), ("tuned", tuned)):
+        view.event({"n": 1, "kind": kind, "active_s": 1.0, "value": value})
+        console.print(view.render())
+        shown.append(console.export_text())
+    assert "log-loss 0.213   cross-fitted" in shown[0] and "held out" not in shown[0]
+    assert "held out  0.900  log-loss 0.139" in shown[1] and "→" not in shown[1], "same rows, other fits"
+
+
 def test_the_users_prompts_are_shown_by_their_text_from_the_start() -> None:
     prompt, story = Prompt("", "Sort it: {text}"), Story()
     story.tell({"kind": "start", "value": {"task": "t", "n": {"train": 40, "dev": 20}, "prompts": [prompt.to_json()]}})

@@ -118,6 +118,15 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
     assert text.index("seed prompt") < text.index("best prompt (a)") < text.index("best tuned")
 
 
+def test_the_costs_say_why_the_search_ended_and_what_part_of_a_budget_of_tokens_was_spent() -> None:
+    summary = SUMMARY | {"stopped": "no improvement in 2 cycles", "budget": "4Mtok"}
+    why = "Why the search ended: no improvement in 2 cycles."
+    assert f"{why} The run took 1.9 M tokens of its budget of 4Mtok." in " ".join(verdict_text(summary).split())
+    text = " ".join(verdict_text(summary | {"budget": "10m"}).split())
+    assert why in text and "of its budget" not in text, "the time is above"
+    assert "Why the search" not in verdict_text(SUMMARY)
+
+
 def test_tokens_of_written_answers_are_among_the_costs() -> None:
     summary = SUMMARY | {"cost": SUMMARY["cost"] | {"tokens_written": 98_000}}
     assert "1.2 M tokens scored · 98.0 k tokens written · 640 k tokens trained" in " ".join(verdict_text(summary).split())

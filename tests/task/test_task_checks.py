@@ -6,13 +6,14 @@ import json
 import random
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cotune.config.task import Task
 from cotune.task import near, split
-from cotune.task.checks import Removed, check_data
+from cotune.task.checks import Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.near import near_pairs
 from cotune.task.overlap import overlapping_test_rows
@@ -90,6 +91,22 @@ def test_clean_data_has_no_findings() -> None:
     found = check_data(rows[:150], rows[150:], SealedTest(examples(sentences(40, seed=6), "test")), ("a", "b"))
     assert found.findings == ()
     assert found.counts["train"] == 150
+
+
+def test_repeated_inputs_in_the_test_are_a_warning_if_intervals_ignore_them() -> None:
+    rows, tested = examples(sentences(60, seed=7)), examples(sentences(30, seed=8), "test")
+    repeated = [replace(row, id=f"{row.id}-{n}") for row in tested[:10] for n in range(2)]
+
+    def finding(test: list[Example]) -> Finding:
+        return check_data(rows[:40], rows[40:], SealedTest(test), ("a", "b"))["repeats_in_test"]
+
+    found = finding([*tested, *repeated])
+    # Ten inputs occur three times and twenty once: (10 * 9 + 20) / 50 = 2.2, and its root is 1.5.
+    assert (found.severity, found.count) == ("warning", 20) and "factor of up to 1.5" in found.message
+    grouped = [replace(row, group=row.fields["text"]) for row in (*tested, *repeated)]
+    assert finding(grouped).severity == "info", "groups are accounted for"
+    few = finding([*tested, repeated[0]])
+    assert few.severity == "info" and few.message == "1 test row repeats the input of an earlier one"
 
 
 def test_planted_problems_are_found() -> None:

@@ -55,8 +55,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 if left == aside or left.name.startswith(f".{folder.name}.new-"):
                     shutil.rmtree(left, ignore_errors=True)
             temporary = folder.with_name(f".{folder.name}.new-{secrets.token_hex(6)}")
-            temporary.mkdir()
             try:
+                temporary.mkdir()
                 yield temporary
                 _sync_all(temporary, stat.S_IMODE(temporary.stat().st_mode))
                 _put(temporary, folder, aside)

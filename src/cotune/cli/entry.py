@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import warnings
 from typing import Any
@@ -35,9 +36,12 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
+    except (SystemExit, BrokenPipeError) as error:
+        # On a closed pipe, rich and typer exit with code 1.
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         drop_output()
-        sys.exit(0)
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno in _UNREACHABLE and error.filename is not None:
             # Any command may get such a path, and each checks it at a different place.

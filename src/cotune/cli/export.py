@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Base, Bundle, Json, app, echo_json, option, tell
+from cotune.cli.terminal import interrupted_by_sigterm
 
 _CHECKED = ("transformers", "onnx", "merged")
 """Formats whose answers are always compared with the bundle's; of the others some files are."""
@@ -19,6 +20,7 @@ _CHECKED = ("transformers", "onnx", "merged")
     "  cotune export runs/mine --to gguf --out mine-gguf\n"
     "  cotune export runs/mine --to mlflow --out mine-mlflow"
 )
+@interrupted_by_sigterm()
 def export(
     bundle: Bundle,
     out: Annotated[Path, option("FOLDER", "A new folder.")],

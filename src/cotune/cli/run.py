@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import WORKERS_PANEL, StorageUrl, Workers, app, bundle_argument, echo_json, option, tell
-from cotune.cli.terminal import interrupts_unseen, out_console
+from cotune.cli.terminal import interrupted_by_sigterm, interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
 from cotune.run_files import CONFIG, JOURNAL, run_folder
@@ -32,6 +32,7 @@ _QUOTED = '--input "Customer message"'
     "  cotune run new.csv --from runs/mine --replay old.csv\n  cotune run task.yaml --executor processes --workers 4\n"
     "  cotune run task.yaml --executor ray:auto --storage s3://bucket/runs"
 )
+@interrupted_by_sigterm()
 def run(
     context: typer.Context,
     task: Annotated[

@@ -1,14 +1,16 @@
-"""The terminal: its width, line wrapping, and interrupts during a live display."""
+"""The terminal: its width and line wrapping, and interrupts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from cotune.streams import terminal_without
 
@@ -63,3 +65,28 @@ def interrupts_unseen() -> Iterator[None]:
         return
     with terminal_without(handle, termios.ECHOCTL, termios.TCSANOW):
         yield
+
+
+@contextlib.contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM interrupt the block as Ctrl-C does, so that it cleans up, and exit with code 143 if that ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread gets signals.
+        yield
+        return
+    terminated = False
+
+    def interrupt(*_: object) -> NoReturn:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except BaseException:
+        if terminated:
+            sys.exit(128 + signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

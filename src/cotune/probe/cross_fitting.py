@@ -1,4 +1,4 @@
-"""Cross-fitted probes: held-out measurement of how well each layer's hidden states separate the labels."""
+"""Cross-fitted probes: how well each layer's hidden states separate the labels."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REPEATS = 3
 LAYERS_KEPT = 4
 """Layers that logistic regression is fitted on, chosen by the leave-one-out error of ridge regression."""
 CROSS_TOLERANCE = 3e-3
-"""Tolerance of the solver during cross-fitting, a third of the time of 1e-4. Held-out log-loss is off by a thousandth on most
-problems, and too low by a hundredth if the weakest penalty wins.
+"""Tolerance of the solver during cross-fitting, a third of the time of 1e-4. The cross-fitted log-loss is off by a thousandth
+on most problems, and too low by a hundredth if the weakest penalty wins.
 """
 _MANY_LOGITS = 50_000
 """Rows times labels from which one fold tries all penalties and the others only those near its best: half of the time on 2,000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ LONG_WORDS = 600
 FEW_ROWS = 5
 IMBALANCE = 20
 MOST_COMPARED = 20_000
+NARROW = 1.1
+"""Factor by which repeated test rows may narrow intervals, from which on that is a warning."""
 # Punctuation and blanks, without those that have a meaning; symbols (+, emoji, currency) are not included.
 _SEPARATING = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs"})
 _MEANING = frozenset("#%&*@/")
@@ -171,8 +174,16 @@ def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest)
         yield from _of_rows(
             f"repeats_in_{name}", "info", f"{_many(len(repeats), f'{name} row', 'repeat')} an earlier one", repeats
         )
-    if count := test.repeats_within():
-        yield Finding("repeats_in_test", "info", f"{_many(count, 'test row', 'repeat')} an earlier one", count)
+    counts = test.input_counts()
+    if count := test.n - len(counts):
+        message = f"{_many(count, 'test row', 'repeat')} the input of an earlier one"
+        # Kish's design effect if rows with the same input have the same score; groups are accounted for.
+        factor = math.sqrt(sum(rows * rows for rows in counts) / test.n)
+        narrow = factor >= NARROW and not test.group_sizes()
+        if narrow:
+            message += f". Intervals take rows as independent, so they are too narrow by a factor of up to {factor:.1f}"
+            message += ". If a column is equal for such rows, name it with data.group"
+        yield Finding("repeats_in_test", "warning" if narrow else "info", message, count)
 
 
 def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:

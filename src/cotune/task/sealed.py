@@ -128,9 +128,9 @@ class SealedTest:
         """Largest length of a test row's output, such as its number of tokens."""
         return max(lengths([example.output for example in self.__examples]), default=0)
 
-    def repeats_within(self) -> int:
-        """Number of test rows that repeat an earlier test row."""
-        return sum(count - 1 for count in self.__keys.values())
+    def input_counts(self) -> tuple[int, ...]:
+        """Number of test rows of each different input, after normalisation."""
+        return tuple(self.__keys.values())
 
     def group_sizes(self) -> tuple[int, ...]:
         """Sizes of the groups, largest first, with a row without a group as its own; empty without groups."""

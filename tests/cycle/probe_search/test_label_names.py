@@ -62,6 +62,7 @@ def test_names_are_learnt_from_where_rows_hold_them(bench: Bench, tmp_path: Path
     summary = run(bench, tmp_path / "run", task_of(named=True))
     told = summary["label_names"]
     assert told["used"] and told["rows"] == len(WORDS) and told["log_loss"] < told["without"], told
+    assert "held-out log-loss" in told["text"], told["text"]
     off = run(bench, tmp_path / "off", task_of(named=True), label_names=False)
     assert off["label_names"] is None
     # The arms of both are frozen probes of the same rows but for the names.

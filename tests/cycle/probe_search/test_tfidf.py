@@ -71,6 +71,7 @@ def test_it_is_added_where_words_tell_the_labels(finished: tuple[Path, dict[str,
     folder, summary = finished
     told = summary["tfidf"]
     assert told["used"] and told["share"] > 0 and told["log_loss"] < told["without"] - 0.3, told
+    assert "cross-fitted log-loss" in told["text"], told["text"]
     probe = probe_in(folder)
     assert probe is not None and probe.terms is not None and probe.terms.fields == ("text",)
     assert "TF-IDF" in (folder / "best" / "README.md").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ def judge_names(context: RunContext, names: Sequence[Example], without: Evidence
         used = better_by_an_error(having.gap(without))
         log_loss, before = round(having.mean, 6), round(without.mean, 6)
         text = f"the names of {counted(len(names), 'label')} {'are' if used else 'are not'} used as rows"
-        text += f": {compared_losses(log_loss, before)}"
+        text += f": {compared_losses('held-out', log_loss, before)}"
         return {"rows": len(names), "log_loss": log_loss, "without": before, "used": used, "text": text}
 
     return bool(context.journal.step("label_names", [row.id for row in names], effect)["used"])

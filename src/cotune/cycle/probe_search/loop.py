@@ -111,8 +111,8 @@ class LabelLoop:
         if not self.config.search.tfidf:
             return
         best, rows = search.best_frozen, (*labelled_rows(self.context), *search.written)
-        judge = partial(self.judge.with_tfidf, search, best)
-        if (found := try_tfidf(self.context, rows, best.prompt.id, judge)) is None:
+        measure, judge = "held-out" if search.written else "cross-fitted", partial(self.judge.with_tfidf, search, best)
+        if (found := try_tfidf(self.context, rows, best.prompt.id, measure, judge)) is None:
             return
         self.trials.use_tfidf(found)
         search.evidence, search.winner = [], None

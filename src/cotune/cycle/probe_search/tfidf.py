@@ -150,13 +150,14 @@ def best_mix(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], losses:
 
 
 def try_tfidf(
-    context: RunContext, rows: Sequence[Example], prompt_id: str, judge: Callable[[Tfidf], Mixed | None]
+    context: RunContext, rows: Sequence[Example], prompt_id: str, measure: str, judge: Callable[[Tfidf], Mixed | None]
 ) -> tuple[Tfidf, Mixed] | None:
     """TF-IDF if a run uses it, because the best frozen probe is better with it; a ``tfidf`` step.
 
     Args:
         rows: all rows to learn from, names of labels included, in random order; of very many the first ones are used.
         prompt_id: prompt of the best frozen probe.
+        measure: ``cross-fitted`` or ``held-out``, how ``judge`` measures.
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
     """
     late = context.spending.budget.kind == "time" and _seconds(context, rows) > COST_SHARE * context.spending.left()
@@ -176,16 +177,16 @@ def try_tfidf(
             "share": found.mix.share,
             "log_loss": log_loss,
             "without": without,
-            "text": f"TF-IDF of the text {verb} added to the probe: {compared_losses(log_loss, without)}",
+            "text": f"TF-IDF of the text {verb} added to the probe: {compared_losses(measure, log_loss, without)}",
         }
 
     used = context.journal.step("tfidf", [prompt_id, [row.id for row in rows]], effect)["used"]
     return (tfidf, found) if used and tfidf is not None and found is not None else None
 
 
-def compared_losses(having: float, without: float) -> str:
-    """The held-out log-loss with and without a part of the read-out, in words."""
-    return f"held-out log-loss {having:.3f} with, {without:.3f} without"
+def compared_losses(measure: str, having: float, without: float) -> str:
+    """The log-loss with and without a part of the read-out, in words; ``measure`` is ``cross-fitted`` or ``held-out``."""
+    return f"{measure} log-loss {having:.3f} with, {without:.3f} without"
 
 
 def _fitting(rows: Sequence[Example]) -> Sequence[Example]:

@@ -22,7 +22,7 @@ def corrected_error(differences: NDArray[np.float64]) -> float:
     five folds this multiplies the naive standard error by ``sqrt(1 + folds / (folds - 1))``, which is 1.5.
 
     Args:
-        differences: ``[rows]`` paired differences of held-out losses.
+        differences: ``[rows]`` paired differences of cross-fitted losses.
     """
     rows = len(differences)
     if rows < 2:
@@ -37,7 +37,7 @@ def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, com
     The level is divided by the number of comparisons (Bonferroni), which is candidates times looks at a growing sample.
 
     Args:
-        differences: ``[rows]`` held-out loss of the first candidate minus that of the second.
+        differences: ``[rows]`` cross-fitted loss of the first candidate minus that of the second.
         alpha: probability of calling the better one worse, over all comparisons.
     """
     from scipy.stats import t

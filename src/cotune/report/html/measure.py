@@ -103,7 +103,7 @@ class DevMeasure:
 
 
 class HeldOutAccuracy(DevMeasure):
-    """Cross-fitted accuracy of probes, used with any metric."""
+    """Accuracy of probes on rows held out from their fit, used with any metric."""
 
     where = "held-out rows"
     name, title = "held-out accuracy", "accuracy"

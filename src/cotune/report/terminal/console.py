@@ -107,12 +107,15 @@ class LiveView(FollowingView):
         cycle = f" in cycle {story.cycle}" if story.cycle else ""
         grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (cycle, "")))
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
-        named = "held out" if story.by_probe else "best dev"
+        cross_fitted = story.measure == "cross-fitted"
+        # The word is too long for the column of names.
+        named = "best" if cross_fitted else story.measure
         for place, line in enumerate(self._verdict_lines()):
             grid.add_row("" if place else "verdict", line)
         if story.best:
             score, loss, prompt = story.best
             trail = " → ".join(decimal(level) for level in story.trail[-4:]) if len(story.trail) > 1 else ""
+            trail = story.measure if cross_fitted else trail
             known = [] if score is None else [(decimal(score), "bold cyan")]
             if loss is not None:
                 known.append((f"{'  ' if known else ''}log-loss {loss:.3f}", "" if known else "bold cyan"))

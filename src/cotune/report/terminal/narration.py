@@ -58,6 +58,7 @@ class Story:
         cycle: number of the current cycle; 0 before the first.
         best: the best on dev so far: score, log-loss (each None if not known) and a description of the prompt.
         trail: the successive best scores; log-losses if no scores are known or if they decide.
+        measure: what ``best`` was measured by; the first race by probes is ``cross-fitted``, later candidates are ``held out``.
         by_probe: whether the search is by probes, so that held-out log-loss decides.
         verdict: the first verdict in short; empty before it.
     """
@@ -67,6 +68,7 @@ class Story:
     cycle: int = 0
     best: tuple[float | None, float | None, str] | None = None
     trail: list[float] = field(default_factory=list)
+    measure: str = "best dev"
     by_probe: bool = False
     verdict: str = ""
     _judged: list[float] = field(default_factory=list)
@@ -130,15 +132,15 @@ class Story:
         self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
-    def saw_loss(self, value: Value, rows: int | None) -> bool:
+    def saw_loss(self, value: Value, rows: int | None, measure: str) -> bool:
         """Record a measurement with the least log-loss as the best so far; returns whether it has a log-loss."""
         loss = number(value.get("log_loss"))
         if loss is None:
             return False
-        if rows != self._trail_rows:
-            # Losses on different rows cannot be compared.
+        if (rows, measure) != (self._trail_rows, self.measure):
+            # Losses on different rows, or by fits to different parts of them, cannot be compared.
             self.trail.clear()
-        self._trail_rows = rows
+        self._trail_rows, self.measure = rows, measure
         self.trail.append(loss)
         self.best = (number(value.get("score")), loss, self.prompt(value.get("prompt_id"), 160))
         return True
@@ -242,7 +244,7 @@ def _probe_race(story: Story, value: Value, best: Value) -> list[Line]:
     rows = max((int(layer) for item in fields(value.get("rows")).values() if (layer := number(item)) is not None), default=0)
     story._labelled = story._labelled or rows or None
     # Later races select prompts for tuning; their winners are not the best before they are tuned.
-    is_best = story.best is None and story.saw_loss(best, rows)
+    is_best = story.best is None and story.saw_loss(best, rows, "cross-fitted")
     on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
     text = f"{head}: best cross-fitted {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
@@ -338,7 +340,7 @@ def _probed(story: Story, value: Value) -> list[Line]:
     loss, rows = number(value.get("log_loss")), number(value.get("rows"))
     frozen = value.get("stage") == "frozen"
     is_best = not frozen and loss is not None and all(loss < other for other in story._judged)
-    is_best = is_best and story.saw_loss(value, None if rows is None else int(rows))
+    is_best = is_best and story.saw_loss(value, None if rows is None else int(rows), "held out")
     story._judged += [] if loss is None else [loss]
     story._tried = story._tried or not frozen
     # Also for frozen probes: the splits are those of tuning, not the folds of the race, whose scores are higher with few rows.

@@ -171,6 +171,16 @@ def cost_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
+def search_end(summary: Mapping[str, Any]) -> str:
+    """A sentence on why the search ended, and how much of a budget of tokens was spent; empty if not known."""
+    if not (why := one_line(summary.get("stopped") or "", 300)):
+        return ""
+    cost, budget = fields(summary.get("cost")), one_line(summary.get("budget") or "", 30)
+    tokens = sum(number(cost.get(f"tokens_{kind}")) or 0 for kind in ("scored", "written", "trained", "embedded"))
+    spent = f" The run took {amount(tokens)} tokens of its budget of {budget}." if budget.lower().endswith("tok") else ""
+    return f"Why the search ended: {why}.{spent}"
+
+
 def noise_sentence(noise: Mapping[str, Any]) -> str:
     """A sentence on the variation of scores with the batch, from summary or journal; empty if not known."""
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))

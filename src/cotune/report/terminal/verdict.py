@@ -23,6 +23,7 @@ from cotune.report.terminal.result import (
     references_of,
     result_title,
     result_warnings,
+    search_end,
 )
 from cotune.report.terminal.verdict_tables import arm_marks, arm_notes, arms_table, arms_title, gains_parts, references_table
 
@@ -134,7 +135,7 @@ def _sections(summary: Mapping[str, Any], width: int) -> Iterator[tuple[str, lis
     selection = _selection(summary)
     yield "Which score to quote", [Text(selection)] if selection else []
     cost = " · ".join([value if name == "time" else f"{value} {name}" for name, value in cost_facts(summary)])
-    yield "Cost", [Text(cost)] if cost else []
+    yield "Cost", [Text(part) for part in (cost, search_end(summary)) if part]
     best = fields(summary.get("best"))
     yield "The winning prompt", _winning_prompt(best)
     if best.get("bundle"):

@@ -41,6 +41,7 @@ from cotune.report.terminal.result import (
     previous_parts,
     references_of,
     result_warnings,
+    search_end,
     share,
 )
 from cotune.report.terminal.verdict import headline
@@ -271,9 +272,8 @@ def _cost(record: RunRecord) -> str:
     summary = record.summary
     prompts = [summary.get(name, "–") for name in ("prompts_scored", "prompts_tuned")]
     rows = [*cost_facts(summary), ("prompts scored / tuned", " / ".join(map(esc, prompts)))]
-    stopped = summary.get("stopped")
-    why = f"<p>Stopped because {data_text(stopped)}.</p>" if stopped else ""
-    return card("What it cost", facts_table(rows), why)
+    why = search_end(summary)
+    return card("What it cost", facts_table(rows), f"<p>{data_text(why)}</p>" if why else "")
 
 
 def _next(record: RunRecord) -> str:
