@@ -26,8 +26,7 @@ from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
 
-MAJORITY, TFIDF, ZERO_SHOT = "majority", "tfidf", "zero_shot"
-REFERENCES = (MAJORITY, TFIDF, ZERO_SHOT)
+MAJORITY, CONSTANT, TFIDF, ZERO_SHOT = "majority", "constant", "tfidf", "zero_shot"
 
 _MOST_ROWS = 4000
 """Maximum number of rows that TF-IDF is cross-fitted on for the first verdict; its regression has as many dimensions."""
@@ -49,7 +48,8 @@ def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
         return {}
     given = [] if context.given is context.task else [context.given.fingerprint]
     parts = [context.task.fingerprint, seed.id, context.seed, *given]
-    return {f"reference_{name}": content_hash([name, *parts]) for name in REFERENCES}
+    names = (CONSTANT, TFIDF) if context.choosing.sizes else (MAJORITY, TFIDF, ZERO_SHOT)
+    return {f"reference_{name}": content_hash([name, *parts]) for name in names}
 
 
 def reference_rows(context: RunContext) -> tuple[Example, ...]:
@@ -96,7 +96,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         def effect() -> dict[str, Any]:
             try:
                 found = answer()
-                commonest = {"label": task.labels[int(found[0].argmax())]} if name == MAJORITY and not sizes else {}
+                commonest = {"label": task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
                 sampled = len(learn) != len(task.train) + len(task.dev)
                 learnt = {"learnt_from": len(learn)} if sampled and name != ZERO_SHOT else {}
                 return {"name": name, **told(context, found, shipped, places), **commonest, **learnt}
@@ -106,8 +106,9 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         value = context.journal.step("reference", [name, task.test.content_hash], effect)
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
+    same = CONSTANT if sizes else MAJORITY
     found = {
-        MAJORITY: recorded(MAJORITY, lambda: majority_log_probs(truth, classes, len(asked), sizes)),
+        same: recorded(same, lambda: majority_log_probs(truth, classes, len(asked), sizes)),
         TFIDF: recorded(TFIDF, partial(_by_terms, texts, truth, classes, asked, sizes)),
     }
     if sizes:
@@ -175,4 +176,4 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     truth, sizes = choosing.targets(rows), choosing.sizes
     fits = TermFits([row.text for row in rows], truth, len(choosing.labels), sizes)
     found = fits.cross_fitted(groups=groups_of(rows), seed=context.seed)
-    return None if found is None else (choosing.held_out_score(found, rows, row_correct(found, truth, sizes))[0], len(rows))
+    return None if found is None else (choosing.held_out_score(found, rows, row_correct(found, truth, sizes)), len(rows))

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 # Metrics and numbers
 
-_SPELLED = {"f1": "F1", "json": "JSON", "rouge": "ROUGE", "l": "L"}
+_SPELLED = {"f1": "F1", "json": "JSON", "rouge": "ROUGE", "l": "L", "r2": "R²", "d2": "D²"}
+_NAMED = {"pearson": "Pearson correlation", "spearman": "Spearman correlation"}
 
 
 def metric_words(metric: object) -> str:
     """A metric's name in words, such as ``JSON F1`` for ``json_f1``; ``score`` if there is none."""
-    return " ".join(_SPELLED.get(word, word) for word in str(metric or "score").split("_"))
+    name = str(metric or "score")
+    return _NAMED.get(name) or " ".join(_SPELLED.get(word, word) for word in name.split("_"))
 
 
 def capitalised(words: str) -> str:
@@ -84,6 +86,7 @@ def openings_sentence(times: int | None) -> str:
 REFERENCE_NAMES = {
     "tfidf": "TF-IDF with logistic regression",
     "majority": "always the commonest label",
+    "constant": "always the same answer",
     "zero_shot": "zero-shot (label words, no training)",
 }
 """Names of the references, the most important one first."""

@@ -70,7 +70,7 @@ def test_every_arm_is_read_by_a_probe_and_nothing_is_generated(closed: Path) -> 
     assert summary["cost"].get("tokens_written", 0) == 0
     assert not [event for event in journal_of(closed) if event["kind"] == "write"]
     # The word itself gives the values, so a model that knows nothing still reads them.
-    assert summary["arms"]["best_tuned"]["score"] > 0.8 > summary["references"]["majority"]["score"]
+    assert summary["arms"]["best_tuned"]["score"] > 0.8 > summary["references"]["constant"]["score"]
     assert summary["references"]["tfidf"]["score"] > 0.9 and "zero_shot" not in summary["references"]
     assert not (closed / "report-error.txt").exists() and (closed / "report.html").stat().st_size > 10_000
 

@@ -166,16 +166,20 @@ class LabelAnswering(Answering):
         """Log-probabilities ``[rows, labels]`` as outputs."""
         return LabelOutputs(log_probs)
 
-    def held_out_score(
-        self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
-    ) -> tuple[float, Interval]:
-        """The score of a probe on rows that it has not seen, with its interval: accuracy, or of several fields the metric.
+    def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
+        """The score of a probe on rows that it has not seen: accuracy, or of several fields the metric.
 
         Args:
             log_probs: ``[rows, labels]``.
             correct: ``[rows]`` share of the draws of folds that were right, or of fields.
         """
-        return float(correct.mean()), proportion_interval(correct, groups=groups_of(rows))
+        return float(correct.mean())
+
+    def held_out_interval(
+        self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
+    ) -> Interval:
+        """95% interval of :meth:`held_out_score`."""
+        return proportion_interval(correct, groups=groups_of(rows))
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""

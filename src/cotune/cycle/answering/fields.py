@@ -50,13 +50,15 @@ class FieldAnswering(LabelAnswering):
     def outputs(self, log_probs: NDArray[np.float64]) -> FieldOutputs:
         return FieldOutputs(log_probs, self.fields)
 
-    def held_out_score(
+    def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
+        return self.outputs(log_probs).judge(rows, RAW, self._asked).score
+
+    def held_out_interval(
         self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
-    ) -> tuple[float, Interval]:
-        task, groups = self._asked, groups_of(rows)
+    ) -> Interval:
+        task, references = self._asked, [row.output for row in rows]
         judged = self.outputs(log_probs).judge(rows, RAW, task)
-        references = [row.output for row in rows]
-        return judged.score, score_interval(judged, references, task.measure, task.output, seed=0, groups=groups)
+        return score_interval(judged, references, task.measure, task.output, seed=0, groups=groups_of(rows))
 
     def compared(
         self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision

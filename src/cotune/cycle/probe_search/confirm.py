@@ -143,8 +143,9 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     mix = trials.cross_fitted_mix(fit)
     table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
     best, every = fit.found.best, np.ones(len(fit.rows), dtype=np.bool_)
-    judged = context.choosing.held_out_score(fit.found.log_probs, fit.rows, best.correct)
-    return Evidence(fit, 0.0, mix, fit.losses, best.correct, every, made, judged, table)
+    judged, choosing = (fit.found.log_probs, fit.rows, best.correct), context.choosing
+    score, interval = choosing.held_out_score(*judged), choosing.held_out_interval(*judged)
+    return Evidence(fit, 0.0, mix, fit.losses, best.correct, every, made, score, interval, table)
 
 
 @dataclass(frozen=True)

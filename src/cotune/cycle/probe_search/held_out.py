@@ -126,7 +126,7 @@ class HeldOutJudge:
             # Only for answers to other rows: on these the fitted temperature is the best one.
             mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
         correct = row_correct(log_probs, truth, choosing.sizes)
-        judged = [rows[place] for place in np.flatnonzero(counts)]
+        judged = (log_probs[counts], [rows[place] for place in np.flatnonzero(counts)], correct[counts])
         evidence = Evidence(
             fit,
             epochs,
@@ -135,7 +135,8 @@ class HeldOutJudge:
             correct,
             counts,
             found[0],
-            choosing.held_out_score(log_probs[counts], judged, correct[counts]),
+            choosing.held_out_score(*judged),
+            choosing.held_out_interval(*judged),
             log_probs[: len(splits[0].held)],
         )
         self._context.journal.step(

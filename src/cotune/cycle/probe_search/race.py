@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import Fitting, PromptFit, can_fit, difference
@@ -74,6 +75,7 @@ class ProbeRaceResult:
 
     Attributes:
         read: number of rows of the race; fewer than it was given if it was cut.
+        choosing: scores the fits.
         ranking: prompt ids, best first: those that saw all rows by mean log-loss, then the others by the number of rows they
             saw.
         fits: fit of each prompt, by id, on the rows it saw.
@@ -84,6 +86,7 @@ class ProbeRaceResult:
     """
 
     read: int
+    choosing: LabelAnswering
     ranking: list[str] = field(default_factory=list)
     fits: dict[str, PromptFit] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
@@ -100,9 +103,12 @@ class ProbeRaceResult:
         """The fit of the best prompt."""
         return self.fits[self.ranking[0]]
 
+    def _score(self, fit: PromptFit) -> float:
+        return self.choosing.held_out_score(fit.found.log_probs, fit.rows, fit.found.best.correct)
+
     def record(self) -> dict[str, Any]:
         """Entry in a cycle's record."""
-        score, log_loss = round(self.best.found.best.accuracy, 6), round(self.best.mean, 6)
+        score, log_loss = round(self._score(self.best), 6), round(self.best.mean, 6)
         return {**self._order(), "dev_score": score, "dev_log_loss": log_loss}
 
     def _order(self) -> dict[str, Any]:
@@ -111,25 +117,31 @@ class ProbeRaceResult:
     def details(self, compared: Collection[str]) -> dict[str, Any]:
         """Value of the race's step in the journal, with all layers of the finalists and of the prompts that are compared."""
         fits, best = self.fits, self.best
-        shown = {name: fits[name].found for name in self.ranking if name in (*self.ranking[: HEURISTICS.finalists], *compared)}
+        shown = {name: fits[name] for name in self.ranking if name in (*self.ranking[: HEURISTICS.finalists], *compared)}
         return {
             **self._order(),
             "seconds": round(self.fit_seconds, 3),
             "full": self.full,
             "rows": self.rows,
-            "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in fits.items()},
+            "scores": {name: round(self._score(fit), 4) for name, fit in fits.items()},
             "log_losses": {name: round(fit.mean, 4) for name, fit in fits.items()},
             "layers": {name: fit.found.layer for name, fit in fits.items()},
             "by_layer": {
-                name: {str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in found.by_layer}
-                for name, found in shown.items()
+                name: {
+                    str(one.layer): [
+                        round(self.choosing.held_out_score(one.log_probs, fit.rows, one.correct), 4),
+                        round(one.log_loss, 4),
+                    ]
+                    for one in fit.found.by_layer
+                }
+                for name, fit in shown.items()
             },
             "ridge": {
-                name: {str(layer): round(error, 4) for layer, error in found.ridge.items()} for name, found in shown.items()
+                name: {str(layer): round(error, 4) for layer, error in fit.found.ridge.items()} for name, fit in shown.items()
             },
             "best": {
                 "prompt_id": self.ranking[0],
-                "score": round(best.found.best.accuracy, 4),
+                "score": round(self._score(best), 4),
                 "log_loss": round(best.mean, 4),
                 "layer": best.found.layer,
             },
@@ -178,7 +190,7 @@ class ProbeRace:
         self._must, self._protected = always[0].id, {prompt.id for prompt in always}
         self._rounds = rounds_of(len(self._prompts), len(rows), first_rows)
         self._fitting = Fitting(context, embedding)
-        self._result = ProbeRaceResult(len(rows))
+        self._result = ProbeRaceResult(len(rows), context.choosing)
         self._active = list(self._prompts)
         """Ids of the prompts that continue; the first one is the seed prompt or the winner so far and always continues."""
         self._seen = 0

@@ -38,7 +38,8 @@ class Evidence:
         counts: ``[rows]`` whether a row counts: not if the prompt shows it with its answer, as with few rows, where train is
             held out too.
         first: weights and read-out of the first split, whose held-out rows are dev.
-        judged: held-out accuracy, or of several fields the task's metric, with its interval.
+        score: held-out accuracy; of several fields the task's metric.
+        interval: its 95% interval.
         dev_log_probs: ``[dev rows, labels]`` their log-probabilities on dev, in the order of the first split, after
             temperature.
     """
@@ -50,13 +51,9 @@ class Evidence:
     correct: Floats
     counts: NDArray[np.bool_]
     first: Fitted
-    judged: tuple[float, Interval]
+    score: float
+    interval: Interval
     dev_log_probs: Floats
-
-    @property
-    def score(self) -> float:
-        """Held-out accuracy; of several fields the task's metric."""
-        return self.judged[0]
 
     @property
     def tuned(self) -> bool:

@@ -90,10 +90,12 @@ class EarlyBundles:
 
     def _facts_of(self, evidence: Evidence, made: Fitted, adapter: str) -> dict[str, Any]:
         """The record of a read-out that was judged on the held-out rows of all splits, or of the first alone."""
-        return self._facts(made, adapter, evidence.judged, int(evidence.counts.sum()), evidence.mean)
+        rows = int(evidence.counts.sum())
+        return self._facts(made, adapter, evidence.score, evidence.interval, rows, evidence.mean)
 
-    def _facts(self, made: Fitted, adapter: str, judged: tuple[float, Interval], rows: int, log_loss: float) -> dict[str, Any]:
-        score, interval = judged
+    def _facts(
+        self, made: Fitted, adapter: str, score: float, interval: Interval, rows: int, log_loss: float
+    ) -> dict[str, Any]:
         return {
             "seconds": round(self._context.journal.clock(), 1),
             "score": round(score, 6),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.words import metric_words, signed
+from cotune.evaluate.words import capitalised, metric_words, signed
 from cotune.plain import between, decimal, fields, number
 from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
@@ -102,19 +102,25 @@ class DevMeasure:
         return paired_change(before, after, self._groups) if self._metric == "accuracy" else None
 
 
-class HeldOutAccuracy(DevMeasure):
-    """Accuracy of probes on rows held out from their fit, used with any metric."""
+class HeldOutScore(DevMeasure):
+    """Score of probes on rows held out from their fit: accuracy of labels with any metric, else the metric's."""
 
     where = "held-out rows"
-    name, title = "held-out accuracy", "accuracy"
-    levels = "Accuracy in percent on labelled rows that the probe’s fit had not seen."
-    steps = "Accuracy in percent on labelled rows that the fit had not seen, step by step; changes in points"
-    remark = "Held-out log-loss decides, so that a step can lower the accuracy."
     panel = "On held-out rows"
+
+    def __init__(self, metric: str, groups: Sequence[int] = ()) -> None:
+        super().__init__(metric, groups)
+        words = metric_words(metric)
+        self.name = f"held-out {words}"
+        self.levels = f"{capitalised(words)} in percent on labelled rows that the probe’s fit had not seen."
+        self.steps = (
+            f"{capitalised(words)} in percent on labelled rows that the fit had not seen, step by step; changes in points"
+        )
+        self.remark = f"Held-out log-loss decides, so that a step can lower the {words}."
 
     def interval(self, level: float, rows: int) -> Point | None:
         # The journal does not record the groups of labelled rows.
-        return None if self._groups else share_interval(level, rows, "accuracy")
+        return None if self._groups else share_interval(level, rows, self._metric)
 
 
 class DevLogLoss(DevMeasure):
@@ -177,10 +183,11 @@ def dev_measure(
 ) -> DevMeasure:
     """The measure on a run's page: the log-loss if the search had no score, else the score.
 
-    With ``by_probe``, which says that probes were scored on held-out rows, it is their accuracy.
+    With ``by_probe``, which says that probes were scored on held-out rows, it is theirs.
     """
     if by_probe:
-        return HeldOutAccuracy(metric, groups)
+        judged = next((fields(event.get("value")).get("metric") for event in events if event.get("kind") == "verdict"), None)
+        return HeldOutScore(str(judged or "accuracy"), groups)
     score, log_loss = DevMeasure(metric, groups), DevLogLoss(metric, groups)
     values = {kind: [fields(event.get("value")) for event in events if event.get("kind") == kind] for kind in ("race", "tuned")}
 

@@ -282,7 +282,7 @@ def _better(story: Story, value: Value) -> list[Line]:
 
 def _verdict(story: Story, value: Value) -> list[Line]:
     score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
-    text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
+    text = one_line(value.get("text") or f"cross-fitted {decimal(score, 2)}", 300)
     interval = aside(between(ends_of(value.get("ci")), partial(decimal, digits=2)))
     parts = [f"{decimal(score, 2)}{interval}" + ("" if layer is None else f" by a probe after layer {layer:.0f}")]
     parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []

@@ -64,7 +64,7 @@ def of_other_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     return f" (on {rows:.0f} of the rows)" if rows is not None and all_rows is not None and rows < all_rows else ""
 
 
-_SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label"}
+_SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label", "constant": "always the same answer"}
 
 
 def _untuned(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Probes by layer: held-out accuracy and log-loss, on frozen and tuned weights."""
+"""Probes by layer: held-out score and log-loss, on frozen and tuned weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.errors import counted
+from cotune.evaluate.words import capitalised
 from cotune.plain import count_of, decimal, ends_of, fields, items, number
 from cotune.report.html.markup import data_text, figure, legend, percent, plain_table
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded, whole_ticks
@@ -88,7 +89,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     embedded = [whole(layer) or 0 for value in record.values("embed") for layer in items(value.get("layers"))]
     depth = max([*embedded, *(layer for curve in curves for layer in (*curve.probes, *curve.ridge))])
     kinds = prompts.kinds(curve.prompt_id for curve in curves)
-    accuracy = _probes(curves, kinds, prompts, record, depth, place=0)
+    scores = _probes(curves, kinds, prompts, record, depth, place=0)
     loss = _probes(curves, kinds, prompts, record, depth, place=1)
     rows = max(curve.rows for curve in curves)
     lines = [(kind, prompts.named(curve.prompt_id, 90), _read_from(curve)) for curve, kind in zip(curves, kinds, strict=True)]
@@ -98,17 +99,22 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
         "frozen probe (small dot) on the same rows. The leading prompt’s tuned layers are shaded. The layer that is read "
         "(larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it need not run."
     )
+    title = f"{_named(record)} by layer, {counted(rows, 'labelled row')}"
     return (
-        f'<div class="pair">{figure("Accuracy by layer, " + counted(rows, "labelled row"), accuracy)}'
+        f'<div class="pair">{figure(title, scores)}'
         f"{figure('Log-loss by layer', loss)}</div>"
         f'{legend(lines)}<p class="intro under">{note}</p>'
         f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts)}"
     )
 
 
+def _named(record: RunRecord) -> str:
+    return capitalised(record.dev_measure.title)
+
+
 def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record: RunRecord, depth: int, *, place: int) -> str:
-    """Accuracy (``place`` 0) or log-loss (1) by layer."""
-    name = ("Accuracy", "Log-loss")[place]
+    """Score (``place`` 0) or log-loss (1) by layer."""
+    name = (_named(record), "Log-loss")[place]
     values = [pair[place] for curve in curves for pair in curve.probes.values()]
     values += [(point.accuracy, point.log_loss)[place] for curve in curves if curve.tuned for point in _held_out(curve)]
     plot = Plot((0, depth), padded(values, share=0.12, least=0.05), height=_HEIGHT, label=f"{name} of probes by layer")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM, is_frozen
-from cotune.evaluate.words import REFERENCE_NAMES, group_of, metric_words
+from cotune.evaluate.words import REFERENCE_NAMES, capitalised, group_of, metric_words
 from cotune.plain import aside, between, clock, count_of, fields, number, one_line
 from cotune.report.html.markup import figure, legend, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
@@ -25,7 +25,7 @@ class Reached:
 
     Attributes:
         seconds: active seconds since the run began.
-        score: accuracy; on the test the metric's score.
+        score: held-out score; on the test the metric's.
         kind: ``race``, ``frozen``, ``tuned``, ``verdict`` or ``test``.
         what: description in words.
         base: whether the weights are the base model's.
@@ -95,17 +95,18 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
     for reached in course:
         _draw(plot, reached, prompts)
-    where = "Accuracy on labelled rows that the fit had not seen."
+    measure = record.dev_measure.title
+    where = f"{capitalised(measure)} on labelled rows that the fit had not seen."
     if opened:
         metric = "" if record.metric == "accuracy" else f"{metric_words(record.metric)} "
         where = (
-            "Left of the line “test opened”: accuracy on labelled rows that the fit had not seen. Right of it: "
+            f"Left of the line “test opened”: {measure} on labelled rows that the fit had not seen. Right of it: "
             f"{metric}on the sealed test. These are other rows, so compare within a side."
         )
     caption = (
         f"{where} Bars are 95% intervals. Hollow: frozen weights. Filled: tuned. The large hollow dot is the first verdict, "
         "cross-fitted on all labelled rows; from then on a usable bundle was on disk. Line: the best so far by log-loss on the "
-        "rows held out from tuning. The log-loss decides, so accuracy may fall along the line."
+        "rows held out from tuning. The log-loss decides, so the score may fall along the line."
     )
     caption += " Dashed lines: references on the test." if references else _labelled_tfidf(record)
     return figure(

@@ -53,7 +53,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         )
         before = move
     return figure(
-        f"What moved {measure.where}" if not record.by_probe else "What changed the held-out accuracy",
+        f"What moved {measure.where}" if not record.by_probe else f"What changed the {measure.name}",
         f'<div class="strips">{"".join(rows)}</div>',
         measure.steps
         + (", with paired 95% intervals where the same rows are known before and after" if any_interval else "")
