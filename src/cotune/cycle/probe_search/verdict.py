@@ -49,14 +49,14 @@ class EarlyBundles:
 
         def effect() -> dict[str, Any]:
             tfidf = labelled_tfidf(context, rows)
-            if both is not None:
-                judged = context.choosing.held_out_score(both.log_probs, both.rows, both.correct)
-                found = self._facts(made, adapter, judged, len(both.rows), float(both.losses.mean()))
-            elif named is not None:
+            if named is not None:
                 found = self._facts_of(named, made, adapter)
             else:
-                judged = context.choosing.held_out_score(fit.found.log_probs, fit.rows, fit.found.best.correct)
-                found = self._facts(made, adapter, judged, len(fit.rows), fit.mean)
+                frozen = (fit.found.log_probs, fit.rows, fit.found.best.correct)
+                judged = frozen if both is None else (both.log_probs, both.rows, both.correct)
+                score, interval = context.choosing.held_out_score(*judged), context.choosing.held_out_interval(*judged)
+                log_loss = fit.mean if both is None else float(both.losses.mean())
+                found = self._facts(made, adapter, score, interval, len(judged[1]), log_loss)
             facts = {
                 **found,
                 "label_names": named is not None,
