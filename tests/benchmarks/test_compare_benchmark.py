@@ -472,7 +472,7 @@ def test_the_table_tells_all_cells_and_draws_the_curve(tmp_path: Path, capsys: p
     ours, theirs = found["scopes"]["s, 8"]
     assert (ours["peer"], theirs["peer"]) == ("cotune_3m", "tfidf"), "the best stands first"
     assert ours["values"]["train_s"] == 170.0 and ours["values"]["predict_ms"] == pytest.approx(20.0) and ours["cells"] == 2
-    assert f"| TF-IDF + logistic regression | {theirs['values']['accuracy']:.3f} (" in told
+    assert f"| TF-IDF + regression | {theirs['values']['accuracy']:.3f} (" in told
     assert "| DSPy GEPA | limit | s, 8, draw 0 | not finished after 15 minutes |" in told
     assert "| FastFit on MiniLM | not installable | t, 8, draw 0 | error: no / wheel |" in told
     scopes = {one["scope"] for one in found["differences"]}
