@@ -59,6 +59,8 @@ def test_a_score_is_between_a_constant_and_the_right_numbers(name: str) -> None:
 def test_equal_right_numbers_give_no_division_by_zero(name: str) -> None:
     for answers in (["5", "5"], ["4", "6"]):
         assert 0.0 <= METRICS[name](["5", "5"], answers, NUMBER) <= 1.0
+    values = METRICS[name].rows(Answered(["0.1"] * 3, ["0.1", "0.11", "0.12"], NUMBER))
+    assert values.min() > 0.5, "rounding errors of the mean are no standard deviation"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,6 +80,17 @@ def test_intervals_cover_the_score_of_the_population(name: str) -> None:
         covered += wanted in score_interval(evaluation, answered.references, metric, NUMBER, seed=seed)
     # Four standard errors below 0.95.
     assert covered / runs >= 0.88
+
+
+@pytest.mark.parametrize("exponent", [-300, -100, 100, 200, 307])
+def test_scores_do_not_depend_on_the_unit(exponent: int) -> None:
+    right, given = (["1", "2", "3", "1.5"], ["1.2", "1.9", "2.5", "none"])
+    table = [[f"{number}e{exponent}" if number != "none" else number for number in numbers] for numbers in (right, given)]
+    for name in NAMES:
+        assert METRICS[name](*table, NUMBER) == pytest.approx(METRICS[name](right, given, NUMBER)), name
+        values = METRICS[name].rows(Answered(*table, NUMBER))
+        assert values == pytest.approx(METRICS[name].rows(Answered(right, given, NUMBER))), name
+    assert METRICS["r2"](right, ["1", "2", "1e300", "1.5"], NUMBER) == 0.0, "far beyond the right numbers"
 
 
 def test_a_row_is_right_within_half_a_standard_deviation() -> None:

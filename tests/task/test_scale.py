@@ -40,6 +40,11 @@ def test_thresholds_lie_between_the_numbers_and_levels_are_the_means_of_the_part
     assert scale.places("3") == (1, 2, 4) and scale.places("about 9") == (1, 3, 5) and scale.places("many") is None
 
 
+def test_thresholds_have_no_rounding_errors() -> None:
+    scale = scale_of(["1.1", "1.3", "2.2", "2.5"])
+    assert scale is not None and scale.names[::2] == ("at most 1.2", "at most 1.75", "at most 2.35")
+
+
 def test_many_numbers_are_cut_into_parts_of_about_equal_size() -> None:
     values = np.random.default_rng(0).lognormal(size=400)
     scale = scale_of([repr(float(value)) for value in values])
@@ -93,7 +98,10 @@ def test_every_number_has_places_and_certain_places_give_its_level(numbers: list
         assert number_text(number_in(answer) or number_in("0")) == answer  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("outputs", [["4", "4"], ["1e400", "2"], []])
+NEIGHBOURS = ["1.0000000000000002", "1.0000000000000004"]
+
+
+@pytest.mark.parametrize("outputs", [["4", "4"], ["1e400", "2"], [], NEIGHBOURS])
 def test_numbers_that_cannot_be_told_apart_have_no_scale(outputs: list[str]) -> None:
     assert scale_of(outputs) is None
 
@@ -139,6 +147,7 @@ def test_an_earlier_scale_is_kept_if_the_numbers_are_alike() -> None:
     moved = [f"{value:.2f}" for value in rng.normal(80, 10, size=200)]
     assert kind.kept_schema(schema, moved) is None
     assert kind.kept_schema({"type": "number"}, again) is None
+    assert kind.kept_schema({name: value for name, value in schema.items() if name != "type"}, again) is None
     whole = kind.schema_of([str(i) for i in range(40)], None)
     assert kind.kept_schema(whole, [str(i) for i in range(40)]) == whole
     assert kind.kept_schema(whole, [str(i + 0.25) for i in range(40)]) is None

@@ -10,6 +10,9 @@ import numpy as np
 
 from cotune.task.answered import Answered, Floats
 
+_FARTHEST = 1e100
+"""Largest answer that is not cut, in about the size of the largest right number."""
+
 
 def closeness(answered: Answered) -> Floats:
     """``[rows]`` one minus the error in standard deviations of the right numbers; 0 from one on, and without a number.
@@ -17,7 +20,7 @@ def closeness(answered: Answered) -> Floats:
     So a row counts as right if its answer is within half a standard deviation.
     """
     right, given = _numbers(answered)
-    spread = float(right.std()) or 1.0
+    spread = float(right.std()) if np.ptp(right) else 1.0
     errors = np.where(np.isnan(given), np.inf, np.abs(given - right))
     return np.asarray(np.clip(1.0 - errors / spread, 0.0, 1.0), dtype=np.float64)
 
@@ -73,11 +76,15 @@ def correlation(sums: Floats) -> Floats:
 def _numbers(answered: Answered) -> tuple[Floats, Floats]:
     """Right and given numbers, ``[rows]`` each; NaN for an answer without one, or one that is too large.
 
-    A task's right answers are numbers; any other counts as 0.
+    A task's right answers are numbers; any other counts as 0. Both are divided by a power of two, which is exact and keeps
+    squares within the range of doubles.
     """
     pairs = [[float("nan") if value is None else float(value) for value in pair] for pair in answered.pairs]
     right, given = np.array(pairs, dtype=np.float64).T
-    return np.where(np.isfinite(right), right, 0.0), np.where(np.isfinite(given), given, np.nan)
+    right, given = np.where(np.isfinite(right), right, 0.0), np.where(np.isfinite(given), given, np.nan)
+    exponent = -int(np.frexp(np.abs(right).max(initial=0.0))[1])
+    with np.errstate(over="ignore"):
+        return np.ldexp(right, exponent), np.clip(np.ldexp(given, exponent), -_FARTHEST, _FARTHEST)
 
 
 def _centred(answered: Answered) -> tuple[Floats, Floats]:

@@ -67,7 +67,7 @@ class NumberKind(OutputKind):
         scale = None if schema is None else Scale.from_json(schema)
         if schema is None or scale is None or not scale.suits(outputs):
             return None
-        return schema if schema["type"] == "number" or all(map(_whole, outputs)) else None
+        return schema if schema.get("type") == "number" or all(map(_whole, outputs)) else None
 
     def canonical(self, text: str, bounds: Bounds) -> str:
         number = number_in(text)
