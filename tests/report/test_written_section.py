@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -177,3 +178,41 @@ def test_the_first_difference_is_shown_whatever_characters_cost(tmp_path: Path, 
     labels[row.reference], labels[row.answers["best_tuned"]] = text + "north" + text, text + "south" + text
     changes = written_changes(replace(tests, labels=labels), row, "best_tuned", 240)
     assert {sign for sign, _ in changes} >= {"-", "+"}
+
+
+def numbers_section(path: Path, references: list[str], answers: list[str]) -> str:
+    rows = [
+        {
+            "id": f"test:{i}",
+            "input": {"text": f"row {i} <b>"},
+            "gold": right,
+            "answers": dict.fromkeys(EVERY_ARM, answer),
+            "values": dict.fromkeys(EVERY_ARM, 1.0),
+            "right": dict.fromkeys(EVERY_ARM, True),
+        }
+        for i, (right, answer) in enumerate(zip(references, answers, strict=True))
+    ]
+    path.mkdir()
+    (path / "journal.jsonl").write_text("")
+    (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": rows}))
+    (path / "summary.json").write_text(json.dumps({"task": "prices", "metric": "r2", "output": {"type": "number"}, "arms": {}}))
+    return written_errors(read_record(path).tests, "best_tuned", [])
+
+
+def test_numbers_are_shown_as_a_plot_of_answers_over_right_numbers(tmp_path: Path) -> None:
+    found = numbers_section(tmp_path / "prices", ["1250000", "1250010", "980000"], ["1249999.5", "none", "1000000"])
+    assert found.count("<circle") == 2 and "right 1250000, answered 1249999.5\nrow 0 &lt;b&gt;" in found
+    assert "Answers over right numbers" not in numbers_section(tmp_path / "texts", ["12", "a dozen"], ["12", "12"])
+
+
+@pytest.mark.parametrize(
+    ("references", "answers"),
+    [(["0.000000001", "0.000000003"], ["0.000000001", "0.000000003"]), (["1e12"], ["1e12"]), (["0"], ["0"])],
+    ids=["tiny", "one large", "one zero"],
+)
+def test_a_plot_of_numbers_has_room_around_them(tmp_path: Path, references: list[str], answers: list[str]) -> None:
+    found = numbers_section(tmp_path / "run", references, answers)
+    places = [float(place) for place in re.findall(r'cx="([^"%]+)%"', found)]
+    ticks = re.findall(r"<text[^>]*>([^<]+)</text>", found)
+    assert len(set(places)) == len(set(references)) and (len(places) == 1 or max(places) - min(places) > 50)
+    assert len(set(ticks)) >= 3 and len(ticks) == 2 * len(set(ticks))

@@ -23,7 +23,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     size = 10 ** math.floor(math.log10(raw))
     step = next((m * size for m in (1, 2, 2.5, 5, 10) if m * size >= raw * 0.999), 10 * size)
     first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 10) for k in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{k * step:.15g}") for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) -> tuple[float, float]:

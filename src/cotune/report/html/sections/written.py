@@ -10,7 +10,7 @@ import numpy as np
 from cotune.errors import counted
 from cotune.plain import between, fields, items, one_line
 from cotune.report.html.markup import cut, data_text, esc, figure, percent, plain_table
-from cotune.report.html.plot import Plot, nice_ticks, padded
+from cotune.report.html.plot import Plot, nice_ticks
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
 from cotune.task.values.number import number_in, parse_number
@@ -60,13 +60,17 @@ def _numbers(tests: AnsweredRows, arm: str) -> str:
     ]
     if not points or any(right is None for right, _ in pairs) or not np.isfinite(points).all():
         return ""
-    low, high = padded(value for right, answer, _ in points for value in (right, answer))
+    ends = [value for right, answer, _ in points for value in (right, answer)]
+    air = 0.06 * (max(ends) - min(ends) or abs(max(ends)) or 1.0)
+    low, high = min(ends) - air, max(ends) + air
     plot = Plot((low, high), (low, high), height=320, label="Answers over right numbers")
     ticks = [(tick, f"{tick:g}") for tick in nice_ticks(low, high)]
     plot.axes(ticks, ticks)
     plot.line((low, low), (high, high), "diagonal")
     for right, answer, i in points[:_SHOWN_DOTS]:
-        tip = f"right {right:g}, answered {answer:g}\n{one_line(tests.rows[i].text, 160)}"
+        row = tests.rows[i]
+        texts = (one_line(tests.labels[place], 60) for place in (row.reference, row.answers[arm]))
+        tip = "right {}, answered {}\n".format(*texts) + one_line(row.text, 160)
         plot.dot((right, answer), "dot tuned", radius=3, tip=tip)
     some = f"The first {_SHOWN_DOTS} of {counted(len(points), 'row')}. " if len(points) > _SHOWN_DOTS else ""
     caption = f"{some}On the diagonal an answer is equal to the right number."
