@@ -187,6 +187,7 @@ def test_outputs_as_json_text_and_nested_are_the_same(tmp_path: Path) -> None:
         (objects(), {"schema": {"$ref": "http://example.org/x"}}, ("schema", "stay within the schema")),
         (texts(), {"type": "text", "bad": "  "}, ("row 8, column 'a'", "output is empty")),
         (texts(), {"type": "text", "metric": "json_f1"}, ("metric", "does not fit answers of the type text", "token_f1")),
+        (texts(), {"type": "text", "metric": "r2"}, ("metric", "token_f1", "r2 is for the type number, see output.type")),
         ([{**row, "a": "same"} for row in texts()], {"type": "text"}, ("column 'a'", "same output, 'same'")),
     ],
 )  # fmt: skip

@@ -229,6 +229,6 @@ def metric_for(name: str | None, output: Output, where: str = "metric", *, run: 
         raise InputError(
             f"the metric {name!r} does not fit answers of the type {output.type}",
             where=where,
-            hint=f"Metrics for it: {', '.join(fitting)}.",
+            hint=f"Metrics for it: {', '.join(fitting)}. {name} is for the type {' or '.join(metric.types)}, see output.type.",
         )
     return metric
