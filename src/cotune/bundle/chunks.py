@@ -74,7 +74,7 @@ def answer_on(
     done = run_all(executor, (Job(answer_chunk, {**about, "rows": part}, places, len(part)) for part in parts), told)
     found: list[Prediction] = []
     engines = []
-    labels = bundle.manifest.labels
+    labels = bundle.manifest.choices
     for one in done:
         result = _read(one)
         engines.append(result["engine"])

@@ -100,7 +100,7 @@ class Collector:
         self._highest = None
         if not predictor.chooses_label or (predictor.calibration is None and not self._like):
             raise InputError(
-                "the bundle answers with JSON or text, and rows are only collected for labels"
+                "the bundle does not answer with labels, and rows are only collected for labels"
                 if not predictor.chooses_label
                 else "the bundle has no scores of held-out rows, and its training rows are not known",
                 where="--collect",

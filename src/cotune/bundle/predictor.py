@@ -268,12 +268,12 @@ class Predictor:
         """The conformal threshold for an error rate.
 
         Raises:
-            InputError: the bundle generates its answers, or has no scores of held-out rows, or too few.
+            InputError: the bundle does not answer with labels, or has no scores of held-out rows, or too few.
         """
         where = self.task or "the bundle"
         if not self.chooses_label:
             raise InputError(
-                "the bundle answers with JSON or text, and only labels can be undecided", where=where, hint="Remove --unsure."
+                "the bundle does not answer with labels, and only labels can be undecided", where=where, hint="Remove --unsure."
             )
         if self.calibration is None:
             raise InputError(

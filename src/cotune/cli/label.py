@@ -81,9 +81,7 @@ def label(
     opened = OpenedBundle.read(bundle)
     manifest = opened.manifest
     if not manifest.labels:
-        raise InputError(
-            "the bundle generates its answers and has no labels", where=str(bundle), hint="Name one that answers with labels."
-        )
+        raise InputError("the bundle does not answer with labels", where=str(bundle), hint="Name one that answers with labels.")
     way = by or default_way(opened)
     if way not in ACQUISITIONS:
         raise InputError(f"unknown method {way!r}", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ def test_every_arm_reads_numbers_by_a_probe_and_generates_nothing(weights: Path)
     for arm in summary["arms"].values():
         assert arm["decision"]["kind"] == arm["readout"] == "probe" and arm["layer"] is not None
     assert summary["cost"].get("tokens_written", 0) == 0
+    races = [event["value"] for event in journal_of(weights) if event["kind"] == "race"]
+    assert races and all(not race["scores"] and race["best"]["score"] is None for race in races), "no share of right thresholds"
     best, references = summary["arms"]["best_tuned"], summary["references"]
     low, high = best["ci"]
     assert low <= best["score"] <= high and best["score"] > 0.5 > references["constant"]["score"] == 0.0
@@ -79,13 +82,28 @@ def test_the_bundle_answers_as_the_test_did(weights: Path) -> None:
     assert answers == [row["answers"]["best_tuned"] for row in told] and all(map(predictor.output.fits, answers))
     shares = predictor.predict(rows[:1], probabilities=True)[0].probabilities
     assert tuple(shares) == manifest.choices and next(iter(shares)).startswith("at most ")
-    served = next(iter(Shelf([predictor]).served.values()))
+    shelf = Shelf([predictor])
+    served = next(iter(shelf.served.values()))
     assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
+    whole = {**(predictor.output.schema or {}), "type": "integer"}
+    predictor._output = replace(predictor.output, schema_text=json.dumps(whole))
+    assert shelf.card(served).output.json_schema == {**whole, "type": "number"}, "a mean of whole numbers has decimals"
 
 
 def test_commands_predict_evaluate_try_and_export(bench: Bench, weights: Path, tmp_path: Path) -> None:
     ended = bench.commands.run("predict", str(weights), "--input", "cow 3 cow")
     assert ended.code == 0 and float(ended.stdout) > 0, ended.stderr
+    rows = tmp_path / "new.csv"
+    rows.write_text("thing\ncow 3 cow\npear 5 pear\n", encoding="utf-8")
+    for name, executor in (("usual.csv", ()), ("local.csv", ("--executor", "local"))):
+        ended = bench.commands.run(
+            "predict", str(weights), str(rows), "--probabilities", "--out", str(tmp_path / name), *executor
+        )
+        assert ended.code == 0, ended.stderr
+    assert (tmp_path / "usual.csv").read_text() == (tmp_path / "local.csv").read_text()
+    assert "p(above " in (tmp_path / "local.csv").read_text()
+    ended = bench.commands.run("label", str(weights), str(rows), "--out", str(tmp_path / "more.csv"))
+    assert ended.code == 2 and "does not answer with labels" in ended.stderr
     ended = bench.commands.run("evaluate", str(weights), str(bench.folder / "weights.jsonl"), "--metric", "r2", "--json")
     assert ended.code == 0, ended.stderr
     told = json.loads(ended.stdout)
@@ -125,3 +143,12 @@ def test_exact_numbers_are_generated_unless_the_config_asks_for_a_probe(bench: B
     ended = run(bench, tmp_path / "words", "metric=r2", "tune.readout=words", *short)
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "words")["cost"]["tokens_written"] > 0
+
+
+def test_a_probe_for_numbers_without_thresholds_is_refused_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    rows, settings = tmp_path / "close.csv", ("--input", "thing", "--output", "weight", "metric=r2", "tune.readout=probe")
+    # No double lies between two of them.
+    weights = ["1.0000000000000002", "1.0000000000000004", *(f"{i}.5" for i in range(60))]
+    rows.write_text("thing,weight\n" + "".join(f"cow {i},{one}\n" for i, one in enumerate(weights)), encoding="utf-8")
+    ended = bench.commands.run("run", str(rows), "--model", str(bench.model), "--out", str(tmp_path / "run"), *settings)
+    assert ended.code == 2 and "some labelled numbers are too large, or too close together" in ended.stderr

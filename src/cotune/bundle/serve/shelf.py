@@ -104,6 +104,10 @@ class Shelf:
     def card(self, served: Served) -> ModelCard:
         """Model card of a bundle."""
         predictor = served.predictor
+        schema = predictor.output.schema
+        if schema is not None and predictor.fields is not None and not predictor.output.kind.by_field:
+            # If all labelled numbers are whole, the mean that is answered may have decimals.
+            schema = {**schema, "type": "number"}
         return ModelCard(
             id=served.id,
             created=self.created,
@@ -114,5 +118,5 @@ class Shelf:
             bundle=predictor.bundle_id,
             input_fields=list(predictor.input_fields),
             labels=list(predictor.output.labels),
-            output=OutputCard(type=predictor.output.type, schema=predictor.output.schema),
+            output=OutputCard(type=predictor.output.type, schema=schema),
         )
