@@ -94,11 +94,7 @@ def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
     if config.tune.readout != "probe":
         return
     if task.output.kind.written and task.output.fields is None:
-        if task.output.type == "number":
-            raise _no_probes("some labelled numbers are too large, or too close together, for thresholds between them")
-        raise _no_probes(
-            f"the output is {task.output.type}, not a label, a number or JSON of which every part is one of a few values"
-        )
+        raise _no_probes(task.output.kind.why_no_fields)
     if not backend.capabilities.hidden_states:
         raise _no_probes(f"the model answers {backend.place}")
 

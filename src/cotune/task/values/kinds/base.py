@@ -76,6 +76,7 @@ class OutputKind:
         placeholders: description of further placeholders for a language model that rewrites prompts.
         advice: what rewritten instructions should explain, for the same model.
         misfit: verb phrase for an answer that is not a value of the kind; empty if every text is one.
+        why_no_fields: why answers of an output without fields, see :mod:`cotune.task.values.closed`, have to be generated.
         sampled: whether a served answer may be sampled.
         response_formats: allowed ``response_format`` of chat requests.
         reply: description of a served answer, for errors about other formats.
@@ -101,6 +102,7 @@ class OutputKind:
     placeholders: ClassVar[str] = ""
     advice: ClassVar[str] = "Explain what is asked for."
     misfit: ClassVar[str] = ""
+    why_no_fields: ClassVar[str] = "the output is free text"
     sampled: ClassVar[bool] = False
     response_formats: ClassVar[frozenset[str]] = frozenset({"text"})
     reply: ClassVar[str] = "plain text"

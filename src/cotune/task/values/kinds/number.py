@@ -26,6 +26,7 @@ class NumberKind(OutputKind):
     has_schema = True
     styled = True
     misfit = "hold no number"
+    why_no_fields = "some labelled numbers are too large, or too close together, for thresholds between them"
 
     def recognise(self, cells: Sequence[str]) -> str:
         """Recognized if all cells are numbers, more than twenty differ, and they are not row numbers from 0 or 1."""
