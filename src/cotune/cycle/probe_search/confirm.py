@@ -109,7 +109,9 @@ def final_plan(
 
     def effect() -> dict[str, float | bool]:
         wanted = HEURISTICS.epochs(rows, max_epochs)
-        most = min(max_epochs, HEURISTICS.more_epochs * wanted)
+        # Tuning without smoothing grows overconfident with further epochs, except on few rows (docs/probe-measurements.md).
+        more = HEURISTICS.more_epochs if context.choosing.smooths or rows < HEURISTICS.few_rows else 1.0
+        most = min(max_epochs, more * wanted)
         room = context.spending.left_within_step()
 
         def cost(seed: bool, epochs: float) -> float:
