@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probe_runs import FIRST, REFERENCES, probe_folder
+from probe_runs import FIRST, REFERENCES, ROWS, probe_folder
 from report_runs import HOSTILE, run_folder
 
 from cotune.report.html.page import render_report, write_report
@@ -181,6 +181,23 @@ def test_nothing_that_was_held_out_is_called_dev(folder: Path, page: str) -> Non
     facts = prompts.by_id[prompts.winner]
     assert [(s.stage, s.cycle) for s in (*facts.raced, *facts.tuned)] == [("race", 2), ("frozen", 2), ("tune", 2)]
     assert "layers 11 to 20 on 150 rows" in section(page, "training")
+
+
+def test_held_out_scores_by_the_metric_are_called_so(folder: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["kind"] == "verdict":
+            line["value"]["metric"] = "r2"
+    (tmp_path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "metric": "r2"}), encoding="utf-8")
+    record, page = read_record(tmp_path), render_report(tmp_path)
+    assert record.dev_measure.interval(0.8, ROWS) is None, "an explained variance is no share of rows"
+    for name in ("lineage", "training", "waterfall", "map", "layers", "seconds"):
+        shown = section(page, name)
+        assert "ccuracy" not in shown and "percent right" not in shown, name
+    assert "What changed the held-out R²" in section(page, "waterfall")
+    assert "R² by layer, 200 labelled rows" in section(page, "layers") and "R², percent" in section(page, "layers")
 
 
 def test_while_it_goes_on_the_first_verdict_leads(tmp_path: Path) -> None:

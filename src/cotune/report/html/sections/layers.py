@@ -104,7 +104,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
         f'<div class="pair">{figure(title, scores)}'
         f"{figure('Log-loss by layer', loss)}</div>"
         f'{legend(lines)}<p class="intro under">{note}</p>'
-        f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts)}"
+        f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts, _named(record))}"
     )
 
 
@@ -140,7 +140,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             tip += f"{measure.text(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
             look, radius = (f"dot {kind}", 6) if point.steps else (f"dot hollow {kind}", 3)
             plot.dot((point.layer, height), look, radius=radius, tip=tip)
-    axis = "percent right" if place == 0 else "nats a row, less is better"
+    axis = "percent" if place == 0 else "nats a row, less is better"
     return plot.render(x_title="layer", y_title=axis)
 
 
@@ -167,8 +167,8 @@ def _ridge(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, depth: 
     )
 
 
-def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
-    """The points of the plots as a table."""
+def _numbers(curves: list[LayerCurve], prompts: Prompts, named: str) -> str:
+    """The points of the plots as a table; ``named`` is the name of the score, as trusted markup."""
     lines = ""
     for curve in curves:
         points = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
@@ -176,7 +176,7 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
         name = f"<th scope=row>{data_text(prompts.named(curve.prompt_id, 60))}</th>"
         for layer, weights, score, loss in points:
             lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"
-    table = plain_table(("prompt", "layer", "weights", "percent right", "log-loss"), lines)
+    table = plain_table(("prompt", "layer", "weights", f"{named}, percent", "log-loss"), lines)
     return f"<details class=reading><summary>The numbers</summary>{table}</details>"
 
 
