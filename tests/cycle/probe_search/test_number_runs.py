@@ -62,8 +62,6 @@ def test_every_arm_reads_numbers_by_a_probe_and_generates_nothing(weights: Path)
     for arm in summary["arms"].values():
         assert arm["decision"]["kind"] == arm["readout"] == "probe" and arm["layer"] is not None
     assert summary["cost"].get("tokens_written", 0) == 0
-    races = [event["value"] for event in journal_of(weights) if event["kind"] == "race"]
-    assert races and all(not race["scores"] and race["best"]["score"] is None for race in races), "no share of right thresholds"
     best, references = summary["arms"]["best_tuned"], summary["references"]
     low, high = best["ci"]
     assert low <= best["score"] <= high and best["score"] > 0.5 > references["constant"]["score"] == 0.0
