@@ -363,7 +363,7 @@ def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (("output.type=text",), "the output is text, not a label"),
+        (("output.type=text",), "the output is free text"),
         (("--model", "openai:m", "endpoint.base_url=http://127.0.0.1:1/v1"), "the model answers behind an endpoint"),
     ],
 )
