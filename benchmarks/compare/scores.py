@@ -122,7 +122,7 @@ def _score_numbers(cell: Cell, outputs: Sequence[str], predictions: Sequence[str
     answered = Answered(list(outputs), list(predictions), output)
     counts, worth = number.squares(answered), number.closeness(answered)
     values = {name: METRICS[name].score(answered) for name in ("r2", "spearman")}
-    values |= output.kind.errors(outputs, predictions)
+    values |= {"mean_absolute_error": float("nan"), **output.kind.errors(outputs, predictions)}
     # Right numbers of variance 1, so that sets with other units can be pooled.
     spread = float(np.sqrt(counts[:, 2].mean())) or 1.0
     return Scored(

@@ -106,13 +106,16 @@ def scale_of(outputs: Sequence[str]) -> Scale | None:
     different = np.unique(values)
     with np.errstate(over="ignore"):
         between, spread = (different[1:] + different[:-1]) / 2, float(values.std())
+    # Between neighbouring doubles there is none.
     inside = (different[:-1] < between) & (between < different[1:])
-    if not len(between) or not np.isfinite([*between, spread]).all() or not inside.all():
+    if not inside.any() or not np.isfinite([*between, spread]).all():
         return None
     shares = np.arange(1, MOST_THRESHOLDS + 1) / (MOST_THRESHOLDS + 1)
     # The first place between two different numbers at or above each quantile.
     places = np.searchsorted(between, np.quantile(values, shares)).clip(0, len(between) - 1)
-    chosen = np.unique(places)
+    chosen = np.unique(places[inside[places]])
+    if not len(chosen):
+        return None
     # 1.2 instead of 1.2000000000000002, unless a number lies between.
     short = np.array([float(f"{one:.15g}") for one in between[chosen]])
     thresholds = np.where((different[chosen] < short) & (short < different[chosen + 1]), short, between[chosen])
