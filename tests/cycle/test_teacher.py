@@ -209,6 +209,7 @@ def test_a_teacher_writes_answers_of_each_type(bench: Bench, tmp_path: Path, kin
         given = ("--input", "thing", "--output", "answer", "--budget", "1usd", "--seed", "2", "--out", str(out))
         prices = ("teacher.input_price=1", "teacher.output_price=1", "endpoint.input_price=1", "endpoint.output_price=1")
         model = ("model=openai:small", f"endpoint.base_url={server.url}", f"output.type={kind}", "teacher.sample=30")
+        model += ("metric=accuracy",) if kind == "number" else ()
         data = str(tmp_path / "known.jsonl")
         ended = bench.commands.run("run", data, *given, *settings, *prices, *model, at=("line", "start", 1))
         assert ended.code == -9, ended.stderr

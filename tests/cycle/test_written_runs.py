@@ -74,7 +74,7 @@ def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str
     kind, out = written
     summary = summary_of(out)
     assert summary["output"]["type"] == kind and summary["labels"] == []
-    assert summary["metric"] == {"text": "token_f1", "number": "accuracy", "json": "json_f1"}[kind]
+    assert summary["metric"] == {"text": "token_f1", "number": "r2", "json": "json_f1"}[kind]
     assert summary["cost"]["tokens_written"] > 0
     for arm in summary["arms"].values():
         assert arm["ci"][0] <= arm["score"] <= arm["ci"][1] and arm["decision"]["kind"] == "raw" and arm["log_loss"] > 0

@@ -145,8 +145,9 @@ def test_exact_numbers_are_generated_unless_the_config_asks_for_a_probe(bench: B
 
 def test_a_probe_for_numbers_without_thresholds_is_refused_with_the_reason(bench: Bench, tmp_path: Path) -> None:
     rows, settings = tmp_path / "close.csv", ("--input", "thing", "--output", "weight", "metric=r2", "tune.readout=probe")
-    # No double lies between two of them.
-    weights = ["1.0000000000000002", "1.0000000000000004", *(f"{i}.5" for i in range(60))]
+    settings += ("output.type=number",)
+    # No double lies between the two.
+    weights = ["1.0000000000000002", "1.0000000000000004"] * 30
     rows.write_text("thing,weight\n" + "".join(f"cow {i},{one}\n" for i, one in enumerate(weights)), encoding="utf-8")
     ended = bench.commands.run("run", str(rows), "--model", str(bench.model), "--out", str(tmp_path / "run"), *settings)
     assert ended.code == 2 and "some labelled numbers are too large, or too close together" in ended.stderr
