@@ -37,14 +37,9 @@ class FieldAnswering(LabelAnswering):
         super().__init__(replace(task, output=label_output(fields.names)), model)
         self.fields, self.sizes, self._asked = fields, fields.sizes, task
         self.smooths = task.output.kind.by_field
-        self._places: dict[str, tuple[int, ...] | None] = {}
 
     def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:
-        # The same rows are asked for with every prompt, and reading JSON takes long.
-        for row in rows:
-            if row.output not in self._places:
-                self._places[row.output] = self.fields.places(row.output)
-        places = [self._places[row.output] for row in rows]
+        places = [self.fields.places(row.output) for row in rows]
         return np.array(places, dtype=np.int64).reshape(len(rows), len(self.sizes))
 
     def outputs(self, log_probs: NDArray[np.float64]) -> FieldOutputs:

@@ -109,9 +109,7 @@ def final_plan(
 
     def effect() -> dict[str, float | bool]:
         wanted = HEURISTICS.epochs(rows, max_epochs)
-        # Tuning without smoothing grows overconfident with further epochs, except on few rows (docs/probe-measurements.md).
-        more = HEURISTICS.more_epochs if context.choosing.smooths or rows < HEURISTICS.few_rows else 1.0
-        most = min(max_epochs, more * wanted)
+        most = HEURISTICS.most_epochs(rows, max_epochs, smooths=context.choosing.smooths)
         room = context.spending.left_within_step()
 
         def cost(seed: bool, epochs: float) -> float:

@@ -16,7 +16,7 @@ from cotune.cycle.workers.fits import PendingFit
 from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import LAYERS_KEPT, ONE_ERROR, CrossFit, as_good, standardised
+from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, as_good, standardised
 from cotune.probe.fields import by_field
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import Probe
@@ -162,8 +162,7 @@ def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:
     """
     if found.best.word_scale or rows >= HEURISTICS.few_rows:
         return found.layer
-    # Layers differ more for numbers than for labels (docs/probe-measurements.md).
-    near = as_good(found.by_layer, ONE_ERROR if found.sizes else HEURISTICS.tuned_errors)
+    near = as_good(found.by_layer, HEURISTICS.layer_errors(fields=bool(found.sizes)))
     return _closest_to_usual(sorted({found.layer, *(one.layer for one in near if not one.word_scale)}), depth)
 
 

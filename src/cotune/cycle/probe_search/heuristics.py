@@ -64,6 +64,8 @@ class SearchHeuristics:
             64 rows of three sets, two draws: log-loss 0.45 at layer 24 of 30, 0.65 at the lowest layer as good as the best).
         tuned_errors: standard errors by which the frozen probe at that layer may be worse than at its best (CLINC150 with 20
             labels, 64 rows: 24 was within 1.5 in four draws, and tuned states had 0.951 there instead of 0.868 at layer 18).
+        field_errors: the same for several fields. Layers differ more for numbers than for labels (STS-B, 64 rows, one draw:
+            R² 0.450 at the layer within one error, 0.206 within two).
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe gives
             the right labels of its own rows nearly all probability, which leaves next to no gradient for the weights below.
         contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`. Several fields are tuned
@@ -131,6 +133,7 @@ class SearchHeuristics:
     window_share: float = 1 / 3
     tuned_depth: float = 0.8
     tuned_errors: float = 2.0
+    field_errors: float = 1.0
     head_strength: float = 0.03
     contrast: float = 0.9
     contrast_temperature: float = 0.1
@@ -144,6 +147,18 @@ class SearchHeuristics:
     other_prompts: float = 1.25
     race_fits: float = 7.0
     fit_seconds: float = 6e-8
+
+    def layer_errors(self, *, fields: bool) -> float:
+        """Standard errors by which the frozen probe at the tuned layer may be worse than at its best."""
+        return self.field_errors if fields else self.tuned_errors
+
+    def most_epochs(self, rows: int, most: float, *, smooths: bool) -> float:
+        """Epochs in all if budget would be left over, at most ``most``.
+
+        Tuning without smoothing grows overconfident with further epochs, except on few rows (docs/probe-measurements.md).
+        """
+        more = self.more_epochs if smooths or rows < self.few_rows else 1.0
+        return min(most, more * self.epochs(rows, most))
 
     def refit(self, *, fields: bool) -> float:
         """Strength of a probe on tuned states, as a multiple of the frozen probe's; ``fields``: of several fields."""

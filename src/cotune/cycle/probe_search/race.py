@@ -117,13 +117,14 @@ class ProbeRaceResult:
     def details(self, compared: Collection[str]) -> dict[str, Any]:
         """Value of the race's step in the journal, with all layers of the finalists and of the prompts that are compared."""
         fits, best = self.fits, self.best
+        scores = {name: round(self._score(fit), 4) for name, fit in fits.items()}
         shown = {name: fits[name] for name in self.ranking if name in (*self.ranking[: HEURISTICS.finalists], *compared)}
         return {
             **self._order(),
             "seconds": round(self.fit_seconds, 3),
             "full": self.full,
             "rows": self.rows,
-            "scores": {name: round(self._score(fit), 4) for name, fit in fits.items()},
+            "scores": scores,
             "log_losses": {name: round(fit.mean, 4) for name, fit in fits.items()},
             "layers": {name: fit.found.layer for name, fit in fits.items()},
             "by_layer": {
@@ -141,7 +142,7 @@ class ProbeRaceResult:
             },
             "best": {
                 "prompt_id": self.ranking[0],
-                "score": round(self._score(best), 4),
+                "score": scores[self.ranking[0]],
                 "log_loss": round(best.mean, 4),
                 "layer": best.found.layer,
             },

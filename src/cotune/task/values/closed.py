@@ -114,8 +114,18 @@ class ClosedFields:
                 found.append((slice(numbers[0], numbers[-1] + 1), bounds))
         return found
 
+    @cached_property
+    def _known(self) -> dict[str, tuple[int, ...] | None]:
+        """Places of the outputs so far: the same rows are asked for with every prompt, and reading JSON takes long."""
+        return {}
+
     def places(self, output: str) -> tuple[int, ...] | None:
         """Place in :attr:`names` of each field's value in an output; None if the output has another form or value."""
+        if output not in self._known:
+            self._known[output] = self._read(output)
+        return self._known[output]
+
+    def _read(self, output: str) -> tuple[int, ...] | None:
         value = json_in(output)
         if value is NO_JSON:
             return None

@@ -22,6 +22,7 @@ from cotune.task.values.number import number_in, number_text
 MOST_THRESHOLDS = 16
 """Each threshold is one more regression; 8 and 32 were no better (docs/probe-measurements.md)."""
 _MOST_SHARE = 4.0
+"""Largest part of other numbers, as a multiple of its share, under which a scale still suits them; a guess."""
 _STEP = 0.01
 """Largest step between two answers, as a share of the standard deviation of the labelled numbers."""
 _COPIED_DECIMALS, _MOST_DECIMALS = 6, 15
