@@ -88,7 +88,7 @@ def _embed(data: Path, name: str, rows: int, local: LocalModel) -> dict[str, Any
     start = time.perf_counter()
     layers = layers_of_interest(local.depth)
     rendered = answering_for(task, local).render(seed_prompt(task), everyone)
-    states = local.layer_states([row.prompt_ids for row in rendered], layers, starts=[row.start for row in rendered])
+    states = local.layer_states([row.prompt_ids for row in rendered], layers, reads=[row.start for row in rendered])
     say(f"  {len(everyone)} rows in {time.perf_counter() - start:.0f} s")
     return {
         "layers": np.array(layers),

@@ -124,7 +124,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     rendered = model.renderer.render(prompt, [row.fields for row in (*labelled, *held)], task.labels)
     ids, starts, count = [row.prompt_ids for row in rendered], [row.start for row in rendered], len(labelled)
     layers = layers_of_interest(model.depth)
-    states = model.layer_states(ids, layers, starts=starts)
+    states = model.layer_states(ids, layers, reads=starts)
     found = cross_fit(states[:, :count], gold, classes=classes, layers=layers, seed=draw)
     layer, strength = found.layer if way == "frozen" else tuned_layer(found, count, model.depth), found.best.strength
     if way.startswith("layer"):
@@ -144,7 +144,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     with TemporaryDirectory() as folder:
         run = WindowRun(
             model,
-            WindowStates(model, ids[:count], first, starts=starts[:count]),
+            WindowStates(model, ids[:count], first, reads=starts[:count]),
             range(count),
             gold.tolist(),
             layer,
@@ -156,7 +156,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         )
         run.advance()
         seconds = time.monotonic() - started
-        tuned = model.layer_states(ids, [layer], starts=starts, adapter=run.save(Path(folder)))[0]
+        tuned = model.layer_states(ids, [layer], reads=starts, adapter=run.save(Path(folder)))[0]
     tables = {"head": log_probs(run.head(), tuned[count:])}
     tables["refit"] = log_probs(head_of(tuned[:count], gold, classes, HEURISTICS.refit_strength * strength), tuned[count:])
     tables["mean"] = (tables["head"] + tables["refit"]) / 2

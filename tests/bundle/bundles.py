@@ -87,7 +87,7 @@ class Bench:
             weight = np.random.default_rng(0).normal(size=(len(LABELS), 2 * self.model.width)).astype(np.float32)
             rendered = self.model.renderer.render(changes.get("prompt", PROMPT), [{"text": text} for text in TEXTS], LABELS)
             ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
-            states = self.model.layer_states(ids, [layer], starts=starts, adapter=adapter)[0]
+            states = self.model.layer_states(ids, [layer], reads=starts, adapter=adapter)[0]
             # What all rows have in common says nothing, so that what is left decides.
             bias = -(weight @ states.mean(axis=0)).astype(np.float32)
             probe = Probe(LABELS[::-1], weight, bias, layer)

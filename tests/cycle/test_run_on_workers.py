@@ -211,10 +211,10 @@ def test_a_pass_in_smaller_pieces_gives_the_same_states(bench: Bench, tmp_path: 
     engine = {name: getattr(model.settings, name) for name in EngineSettings.__dataclass_fields__}
     rows, starts = [[9, 8, 7], [9, 8, 7, 6], [5, 4, 3, 2, 1]], [4, 4, 5]
     given = {"model": model.fingerprint, RUN_ENGINE: engine, "adapter": BASE, "prefix": [1, 2, 3], "rows": rows}
-    given |= {"starts": starts, "layers": [1, 2]}
+    given |= {"reads": starts, "layers": [1, 2]}
     places = {"model": str(bench.model), "run": str(tmp_path)}
     whole, pieces = (unpacked(embed_pass(given, {**places, **more}))[0]["states"] for more in ({}, {SMALLER: True}))
-    direct = model.layer_states([[1, 2, 3, *own] for own in rows], [1, 2], starts=starts)
+    direct = model.layer_states([[1, 2, 3, *own] for own in rows], [1, 2], reads=starts)
     assert (whole == as_half(direct)).all() and whole.shape == (2, 3, 64)
     assert np.allclose(whole, pieces, atol=2e-3)
     with pytest.raises(InputError, match="different model under this name"):

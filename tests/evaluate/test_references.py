@@ -59,7 +59,9 @@ def test_a_reference_has_an_interval_whatever_the_metric(metric: str) -> None:
     gold = np.array([task.labels.index(row.output) for row in rows])
     answers = np.where(np.arange(len(rows)) % 4 == 0, (gold + 1) % 3, gold)
     log_probs = np.log(np.where(np.arange(3) == answers[:, None], 0.8, 0.1))
-    context: Any = SimpleNamespace(task=task, seed=0, choosing=SimpleNamespace(outputs=LabelOutputs))
+    context: Any = SimpleNamespace(
+        task=task, seed=0, choosing=SimpleNamespace(outputs=lambda scores, rows: LabelOutputs(scores))
+    )
     shipped: Any = SimpleNamespace(rows=rows, evaluation=LabelOutputs(log_probs).judge(rows, RAW, task))
     found = told(context, log_probs, shipped)
     low, high = found["ci"]

@@ -145,9 +145,26 @@ def test_the_mean_over_a_rows_own_tokens_stands_beside_the_last_state(kind: str,
         for states, start in zip(reference(kind), own, strict=True):
             unit = unit_rms(states, epsilon)
             wanted.append(torch.cat([unit[:, -1], unit[:, start:].mean(1)], 1)[[n - 1 for n in layers]])
-        found = local.layer_states(SEQUENCES, layers, starts=own)
+        found = local.layer_states(SEQUENCES, layers, reads=own)
         np.testing.assert_allclose(found, torch.stack(wanted, 1).numpy(), atol=1e-4)
         np.testing.assert_allclose(found[:, :, : local.width], local.layer_states(SEQUENCES, layers), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *UNFIT])
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+def test_states_of_words_are_means_over_their_tokens(kind: str, batch_tokens: int) -> None:
+    local = local_of(kind, settings=EngineSettings(batch_tokens=batch_tokens))
+    epsilon, layers = norm_epsilon(model_of(kind)), [4, 1, 3]
+    shared = min(map(len, SEQUENCES)) - 2
+    # Words of one token and of several, apart and together, and different numbers of them.
+    words = [((shared, shared + 1), (shared, len(ids)))[: 1 + row % 2] for row, ids in enumerate(SEQUENCES)]
+    wanted = [
+        unit_rms(states, epsilon)[[n - 1 for n in layers], start:end].mean(1)
+        for states, own in zip(reference(kind), words, strict=True)
+        for start, end in own
+    ]
+    found = local.layer_states(SEQUENCES, layers, reads=words)
+    np.testing.assert_allclose(found, torch.stack(wanted, 1).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])

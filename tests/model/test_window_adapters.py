@@ -172,7 +172,7 @@ def test_a_probe_answers_from_its_layer(tmp_path: Path, kind: Any, layer: int) -
     for bare in (plain, BASE):
         before = scores(local, bare)
         adapter = local.adapters.add_probe(bare, probe, tmp_path)
-        wanted = probe.log_probs(local.layer_states(ids, [layer], starts=starts, adapter=bare)[0], LABELS)
+        wanted = probe.log_probs(local.layer_states(ids, [layer], reads=starts, adapter=bare)[0], LABELS)
         assert np.abs(wanted - before).max() > 0.1
         for _ in range(2):
             # The second time from the cache.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotune.probe.fields import log_softmax_by_field
-from cotune.task.values.closed import MOST_VALUES, closed_fields, open_parts
+from cotune.task.values.closed import MOST_VALUES, ClosedFields, closed_fields, open_parts
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.schema import Validator, infer_schema
 
@@ -32,6 +33,13 @@ TICKET: dict[str, Any] = {
 }
 
 
+def written(closed: ClosedFields, places: Sequence[int]) -> str:
+    """The output of a model that is certain of one value of each field."""
+    table = np.full((1, len(closed.names)), -np.inf)
+    table[0, list(places)] = 0.0
+    return closed.answers(table)[0]
+
+
 def test_an_output_is_read_into_places_and_written_from_them() -> None:
     closed = closed_fields(TICKET)
     assert closed is not None
@@ -41,10 +49,11 @@ def test_an_output_is_read_into_places_and_written_from_them() -> None:
     assert closed.names[8:10] == ('topics[]="bill":false', 'topics[]="bill":true')
     output = '{"version": 2, "topics": ["refund", "bill"], "mood": "calm", "flags": {"level": 3, "urgent": true}}'
     places = closed.places(output)
-    assert places == (1, 4, 7, 9, 11, 12)
+    assert places is not None and places.tolist() == [[1, 4, 7, 9, 11, 12]]
     # Keys are in the schema's order, and a list is in that of its values.
-    written = '{"mood": "calm", "flags": {"urgent": true, "level": 3}, "topics": ["bill", "refund"], "version": 2}'
-    assert closed.output(places) == written and closed.places(written) == places
+    ordered = '{"mood": "calm", "flags": {"urgent": true, "level": 3}, "topics": ["bill", "refund"], "version": 2}'
+    again = closed.places(ordered)
+    assert written(closed, places[0]) == ordered and again is not None and again.tolist() == places.tolist()
 
 
 @pytest.mark.parametrize(
@@ -177,13 +186,13 @@ def test_every_choice_of_values_fits_the_schema_and_is_read_back(schema: dict[st
     assert closed is not None
     starts = [sum(closed.sizes[:i]) for i in range(len(closed.sizes))]
     places = [start + data.draw(st.integers(0, size - 1)) for start, size in zip(starts, closed.sizes, strict=True)]
-    output = closed.output(places)
+    output = written(closed, places)
     assert Validator(schema)(json.loads(output))
     again = closed.places(output)
-    assert again is not None and closed.output(again) == output
+    assert again is not None and written(closed, again[0]) == output
     # An absent list has no items, so that the values of its items say nothing.
     if "absent" not in "".join(name for place, name in enumerate(closed.names) if place in places):
-        assert again == tuple(places)
+        assert again[0].tolist() == places
 
 
 @pytest.mark.parametrize(("note", "closed"), [(False, True), (True, False)])

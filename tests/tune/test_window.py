@@ -20,6 +20,7 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
 from cotune.model.layers.lora_binding import layer_number
 from cotune.model.local import LocalModel
+from cotune.prompt.reads import Read, by_words
 from cotune.tune.settings import WindowSettings
 from cotune.tune.window import StartHead, WindowRun, WindowStates, _rate, contrastive_loss
 from tiny import tiny_local, tiny_model, widen_lora
@@ -47,8 +48,10 @@ def run_of(local: LocalModel, folder: Path, first: int = 1, last: int = 3, steps
     states = more.pop("states", None) or WindowStates(local, SEQUENCES, first)
     given = {"settings": SETTINGS, "seed": 0, "folder": folder / "checkpoints"} | more
     settings = given.pop("settings")
-    head = head_of(width=WIDTH if states.starts is None else 2 * WIDTH)
-    return WindowRun(local, states, range(10), LABELS, last, head, settings, steps=steps, **given)
+    words = states.reads is not None and by_words(states.reads)
+    head = head_of(width=WIDTH if states.reads is None or words else 2 * WIDTH)
+    labels = [[[label], [(label + 1) % CLASSES]] for label in LABELS] if words else LABELS
+    return WindowRun(local, states, range(10), labels, last, head, settings, steps=steps, **given)
 
 
 def plain_loss(
@@ -56,12 +59,14 @@ def plain_loss(
     rows: list[int],
     last: int,
     smoothing: float,
-    starts: list[int] | None = None,
+    reads: list[Read] | None = None,
     contrast: float = 0.0,
 ) -> torch.Tensor:
     """By autograd alone: whole prompts one by one through peft's own layers and transformers' own attention."""
     use_plain_attention(local.model)
-    head = head_of(width=WIDTH if starts is None else 2 * WIDTH)
+    words = reads is not None and by_words(reads)
+    head = head_of(width=WIDTH if reads is None or words else 2 * WIDTH)
+    labels = [label for i in rows for label in ((LABELS[i], (LABELS[i] + 1) % CLASSES) if words else (LABELS[i],))]
     decoder, states, epsilon = local.model.get_decoder(), [], norm_epsilon(local.model)
     seen: list[torch.Tensor] = []
     hook = layers_of(decoder)[last - 1].register_forward_hook(
@@ -71,11 +76,15 @@ def plain_loss(
         for row in rows:
             decoder(torch.tensor([SEQUENCES[row]]), use_cache=False)
             unit = unit_rms(seen[-1][0], epsilon)
-            states.append(unit[-1] if starts is None else torch.cat([unit[-1], unit[starts[row] :].mean(0)]))
+            read = None if reads is None else reads[row]
+            if isinstance(read, tuple):
+                states += [unit[start:end].mean(0) for start, end in read]
+            else:
+                states.append(unit[-1] if read is None else torch.cat([unit[-1], unit[read:].mean(0)]))
     hook.remove()
     hidden = torch.stack(states).double()
     mean, spread, weight, bias = (torch.from_numpy(part) for part in (head.mean, head.spread, head.weight, head.bias))
-    features, labels = (hidden - mean) / spread, [LABELS[i] for i in rows]
+    features = (hidden - mean) / spread
     loss = cross_entropy(features @ weight.T + bias, torch.tensor(labels), reduction="sum", label_smoothing=smoothing)
     return (1 - contrast) * loss + contrast * plain_contrast(features, labels)
 
@@ -104,16 +113,26 @@ def test_contrast_is_that_of_its_formula_and_single_rows_have_none() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt2", "gpt_oss"])
 @pytest.mark.parametrize(
-    ("first", "last", "pooled", "parts"),
-    [(0, 3, False, [[1, 4, 7, 2]]), (2, 4, False, [[1, 4], [7, 2]]), (1, 4, True, [[1], [4, 7, 2]])],
+    ("first", "last", "read", "parts"),
+    [
+        (0, 3, "last", [[1, 4, 7, 2]]),
+        (2, 4, "last", [[1, 4], [7, 2]]),
+        (1, 4, "row", [[1], [4, 7, 2]]),
+        (1, 3, "words", [[1, 4], [7, 2]]),
+    ],
 )
 def test_loss_and_gradients_are_those_of_a_plain_full_pass(
-    tmp_path: Path, kind: Any, first: int, last: int, pooled: bool, parts: list[list[int]]
+    tmp_path: Path, kind: Any, first: int, last: int, read: str, parts: list[list[int]]
 ) -> None:
     local = local_of(kind)
-    starts = [len(PREFIX) - row % 3 for row in range(10)] if pooled else None
+    reads: list[Read] | None = None
+    if read != "last":
+        own = [len(PREFIX) - row % 3 for row in range(10)]
+        # Two words a row, of which the second ends before the row does.
+        words = [((start, start + 1), (start, len(SEQUENCES[row]) - 1)) for row, start in enumerate(own)]
+        reads = [*words] if read == "words" else [*own]
     lora = LoraSettings(rank=4, alpha=8, target="q_proj,v_proj") if kind == "gpt_oss" else SETTINGS.lora
-    states = WindowStates(local, SEQUENCES, first, starts=starts)
+    states = WindowStates(local, SEQUENCES, first, reads=reads)
     run = run_of(
         local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, contrast=0.6, lora=lora), states=states
     )
@@ -128,7 +147,7 @@ def test_loss_and_gradients_are_those_of_a_plain_full_pass(
     for _, parameter in adapter:
         parameter.grad = None
     head = run._weight.grad
-    wanted = plain_loss(local, rows, last, 0.1, starts, contrast=0.6)
+    wanted = plain_loss(local, rows, last, 0.1, reads, contrast=0.6) / (2 if read == "words" else 1)
     (wanted / len(rows)).backward()  # type: ignore[no-untyped-call]
     assert head is not None and bool(head.any())
     assert found == pytest.approx(wanted.item(), rel=1e-4) and count == len(rows)

@@ -152,6 +152,15 @@ _FIELDS = (
 def probe_in_words(probe: Probe, depth: int, name: str) -> str:
     """How a probe computes an answer, in words."""
     where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
+    if probe.words:
+        return (
+            "The model generates nothing. It reads the text below, and behind it the row's text again. Each word of this copy "
+            f"has a state: the mean of the outputs of {where} at the word's tokens, each divided by its root mean square. "
+            f"The probe (`{name}`) is logistic regression on these {probe.width} numbers. It gives each word a tag, the part "
+            "of the answer that it belongs to, if any, and says whether it continues the value of the word before (`labels` in "
+            "the file, `sizes` of them for each field in turn). The likeliest tags give the values, which are copied from the "
+            "text. Parts with a few possible values are read off every word too, and their log-probabilities are added up."
+        )
     return (
         "The model generates nothing. It reads the text below up to its last token; the output of "
         f"{where} there, {probe.width} numbers, is the hidden state. The state is divided by its root mean square. {_MEAN}"

@@ -21,6 +21,7 @@ from cotune.task.reading.cells import column_of
 from cotune.task.reading.frames import is_frame, read_frame
 from cotune.task.values.label_type import LabelType
 from cotune.task.values.output import Output, label_output
+from cotune.task.words import text_of
 
 if TYPE_CHECKING:
     from cotune.endpoint import EndpointError
@@ -54,7 +55,7 @@ class Prediction:
         answer: the label, or the generated answer as text. :meth:`Predictor.predict` gives labels in the type that they had in
             the data, :meth:`Predictor.answers` their texts. None if the model is undecided, which only happens with ``unsure``.
         probabilities: probability of every label after the decision rule, or of every value of every field, by
-            ``field=value``; empty if not requested, and for generated answers.
+            ``field=value``; empty if not requested, and for generated answers and those with copied values.
         truncated: whether the row's text was too long and was cut at its end.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
             length.
@@ -125,6 +126,11 @@ class Predictor:
     def chooses_label(self) -> bool:
         """Whether an answer is a label, not a generated one or the values of several fields."""
         return self.writing is None and self.fields is None
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether values are copied from a row's text by a tag on each of its words."""
+        return self.fields is not None and self.fields.words
 
     @property
     def model(self) -> LocalModel:
@@ -222,11 +228,13 @@ class Predictor:
         top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
         scores = self.scorer.score(self.prompt, rows, self.labels, adapter=self.adapter_id, top=top)
         if self.fields is not None:
-            answers: Sequence[str] = self.fields.answers(scores.log_probs)
+            answers: Sequence[str] = self.fields.answers(scores.log_probs, [text_of(row) for row in rows])
         else:
             answers = [self.labels[int(place)] for place in self.decision.predict(scores.log_probs)]
         cut = self._cut(rows, short) if scores.truncated else short
-        log_probs = self._decided(scores.log_probs) if probabilities or highest is not None else None
+        # Probabilities of a word's tags are not those of a row.
+        shown = (probabilities or highest is not None) and not self.reads_words
+        log_probs = self._decided(scores.log_probs) if shown else None
         shares = np.exp(log_probs) if log_probs is not None and probabilities else None
         open_ = self._open(log_probs, highest)
         for i, answer in enumerate(answers):
@@ -243,6 +251,8 @@ class Predictor:
         renderer = self.model.renderer
         if self.writing is not None:
             return renderer.render_answers(self.prompt, rows, None)
+        if self.reads_words:
+            return renderer.render_twice(self.prompt, rows, self.labels)
         return renderer.render(self.prompt, rows, self.labels)
 
     def _cut(self, rows: Sequence[Mapping[str, str]], short: Sequence[bool]) -> list[bool]:
@@ -308,7 +318,8 @@ class Predictor:
 
         Returns:
             Hidden states, divided by their root mean square: the ``[rows, 2 x width]`` that the probe reads, or without a
-                probe the ``[rows, width]`` at the last prompt token after the last layer.
+                probe the ``[rows, width]`` at the last prompt token after the last layer. Of a probe that reads words, the
+                ``[rows, width]`` mean over the row's text.
             ``[rows, labels]`` log-probabilities after the decision rule; of fields those of all values.
 
         Raises:
@@ -321,9 +332,9 @@ class Predictor:
         shown, _ = self._shown(rows)
         rendered = self.rendered(shown)
         layer = model.depth if probe is None else probe.layer
-        starts = None if probe is None else [row.start for row in rendered]
+        reads = None if probe is None else [row.words[-1:] or row.start for row in rendered]
         ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
-        states = model.layer_states(ids, [layer], starts=starts, adapter=bare)[0]
+        states = model.layer_states(ids, [layer], reads=reads, adapter=bare)[0]
         if probe is not None:
             found = probe.with_terms(probe.log_probs(states, self.labels), shown, self.labels)
             return states, self._decided(found)

@@ -39,6 +39,7 @@ from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import cross_fit
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.prompt.reads import Read, counts
 from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 from cotune.task.example import Example, dev_in_order, groups_of
@@ -243,10 +244,10 @@ def judged_by_probe(
     choosing = cast("LabelAnswering", answering_for(task, model))
     classes, sizes = len(choosing.labels), choosing.sizes
     rendered = choosing.render(prompt, (*learn, *dev))
-    starts = [row.start for row in rendered]
-    states = _states(model, [row.prompt_ids for row in rendered], layers, starts, adapter, store)
-    truth, count = choosing.targets(learn), len(learn)
-    groups = groups_of(learn)
+    reads = [row.read for row in rendered]
+    states = _states(model, [row.prompt_ids for row in rendered], layers, reads, adapter, store)
+    truth = choosing.targets(learn)
+    groups, count = groups_of(learn), len(truth)
     found = cross_fit(
         states[:, :count],
         truth,
@@ -254,6 +255,7 @@ def judged_by_probe(
         sizes=sizes,
         layers=layers,
         groups=None if groups is None else groups.tolist(),
+        owners=choosing.owners(learn),
         seed=seed,
     )
     place = layers.index(found.layer)
@@ -263,25 +265,25 @@ def judged_by_probe(
     mix, terms = Mix(0.0, found.temperature, sizes), None
     if probe.terms is not None:
         tfidf = Tfidf(choosing, learn, seed)
-        if (mixed := tfidf.cross_fitted(PromptFit(prompt, learn, np.arange(count), found))) is not None:
+        if (mixed := tfidf.cross_fitted(PromptFit(prompt, learn, np.arange(len(learn)), found))) is not None:
             mix, terms = mixed.mix, tfidf.weights(learn).logits([row.text for row in dev])
-    given = choosing.outputs(mix.of(logits, terms))
-    return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
+    given = choosing.outputs(mix.of(logits, terms), dev)
+    return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[len(learn) :])
 
 
 def _states(
     model: LocalModel,
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
-    starts: Sequence[int],
+    reads: Sequence[Read],
     adapter: str,
     store: StateStore,
 ) -> NDArray[np.float32]:
     """States from the store, or computed and stored; both are rounded alike. A folder that cannot be written stores nothing."""
-    key = states_key(model, sequences, layers, starts=starts, adapter=adapter)
+    key = states_key(model, sequences, layers, reads=reads, adapter=adapter)
     stored = store.get(key)
-    if stored is None or stored.shape[:2] != (len(layers), len(sequences)):
-        found = model.layer_states(sequences, layers, starts=starts, adapter=adapter)
+    if stored is None or stored.shape[:2] != (len(layers), sum(counts(reads, len(sequences)))):
+        found = model.layer_states(sequences, layers, reads=reads, adapter=adapter)
         if not np.isfinite(found).all():
             raise DivergedError("the prompt's hidden states are not finite; run with engine.dtype=float32")
         stored = as_half(found)

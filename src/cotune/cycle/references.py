@@ -48,7 +48,9 @@ def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
         return {}
     given = [] if context.given is context.task else [context.given.fingerprint]
     parts = [context.task.fingerprint, seed.id, context.seed, *given]
-    names = (CONSTANT, TFIDF) if context.choosing.sizes else (MAJORITY, TFIDF, ZERO_SHOT)
+    names: tuple[str, ...] = (MAJORITY, TFIDF, ZERO_SHOT)
+    if context.choosing.sizes:
+        names = (CONSTANT,) if context.choosing.reads_words else (CONSTANT, TFIDF)
     return {f"reference_{name}": content_hash([name, *parts]) for name in names}
 
 
@@ -106,11 +108,11 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         value = context.journal.step("reference", [name, task.test.content_hash], effect)
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
-    same = CONSTANT if sizes else MAJORITY
-    found = {
-        same: recorded(same, lambda: majority_log_probs(truth, classes, len(asked), sizes)),
-        TFIDF: recorded(TFIDF, partial(_by_terms, texts, truth, classes, asked, sizes)),
-    }
+    same, owners = CONSTANT if sizes else MAJORITY, choosing.owners(rows)
+    count = len(asked) if owners is None else len(owners)
+    found = {same: recorded(same, lambda: majority_log_probs(truth, classes, count, sizes))}
+    if not choosing.reads_words:
+        found[TFIDF] = recorded(TFIDF, partial(_by_terms, texts, truth, classes, asked, sizes))
     if sizes:
         return found
     if (cost := zero_shot_cost(context, seed)) > room:
@@ -148,7 +150,7 @@ def told(
     chosen = np.arange(len(shipped.rows)) if places is None else places
     rows = tuple(shipped.rows[i] for i in chosen)
     groups, references = groups_of(rows), [row.output for row in rows]
-    evaluation = context.choosing.outputs(log_probs).judge(rows, RAW, task)
+    evaluation = context.choosing.outputs(log_probs, rows).judge(rows, RAW, task)
     interval = score_interval(evaluation, references, task.measure, task.output, seed=seed, groups=groups)
     mine = shipped.evaluation.correct[chosen]
     compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=seed)["all"].as_dict()
@@ -163,7 +165,7 @@ def told(
 
 
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:
-    """Cross-fitted score of TF-IDF with logistic regression, and its number of rows; None if it cannot be computed.
+    """Cross-fitted score of TF-IDF with logistic regression, and its number of rows; None if there is none, as for tags.
 
     The score is that of :meth:`LabelAnswering.held_out_score`.
 
@@ -171,6 +173,8 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     many rows the first ones suffice.
     """
     choosing = context.choosing
+    if choosing.reads_words:
+        return None
     further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
     truth, sizes = choosing.targets(rows), choosing.sizes

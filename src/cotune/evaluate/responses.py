@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 
 from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
 from cotune.evaluate.scoring import Evaluation, judged, unanswered, wrong_instead
-from cotune.probe.fields import row_losses
+from cotune.probe.fields import by_row, row_losses
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.task.values.closed import AnswerFields
+from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
 
@@ -103,22 +105,46 @@ class LabelOutputs(_Scores):
 
 @dataclass(frozen=True, eq=False)
 class FieldOutputs(_Scores):
-    """Scores of the values of several fields: closed ones of JSON, or a number's thresholds.
+    """Scores of the values of several fields: closed ones of JSON, tags of copied ones, or a number's thresholds.
 
     Attributes:
-        log_probs: ``[rows, values]`` log-probabilities, of the values of each field in turn.
+        log_probs: ``[states, values]`` log-probabilities, of the values of each field in turn; a state is that of a row, or of
+            one of its words.
         fields: the fields.
+        texts: the rows' texts.
     """
 
     fields: AnswerFields
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, rows: slice) -> Self:
+        ends = np.concatenate([[0], np.cumsum(self._counts)])
+        states = [np.arange(ends[i], ends[i + 1]) for i in range(len(self))[rows]]
+        chosen = np.concatenate([np.arange(0), *states])
+        return replace(self, log_probs=self.log_probs[chosen], texts=self.texts[rows])
+
+    def plus(self, more: Self) -> Self:
+        """These outputs and those on further rows."""
+        return replace(super().plus(more), texts=(*self.texts, *more.texts))
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        """Number of states of each row."""
+        return states_a_row(self.fields, self.texts)
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """Score the answers by the task's metric. The log-loss is the mean over a row's fields."""
-        right, losses = [self.fields.places(row.output) for row in rows], np.full(len(rows), _UNKNOWN_LOSS)
-        known = np.array([places is not None for places in right])
+        """Score the answers by the task's metric. The log-loss is the mean over a row's states and fields."""
+        right = [self.fields.places(row.output, text) for row, text in zip(rows, self.texts, strict=True)]
+        losses, owners = np.full(len(rows), _UNKNOWN_LOSS), np.repeat(np.arange(len(rows)), self._counts)
+        known = np.array([places is not None for places in right], dtype=np.bool_)
         if known.any():
-            losses[known] = row_losses(self.log_probs[known], np.array([places for places in right if places is not None]))
-        texts = self.fields.answers(self.log_probs)
+            places = np.concatenate([one for one in right if one is not None])
+            of_states = row_losses(self.log_probs[known[owners]], places)
+            losses[known] = by_row(of_states, np.repeat(np.arange(known.sum()), np.array(self._counts)[known]))
+        texts = self.fields.answers(self.log_probs, self.texts)
         references = [row.output for row in rows]
         evaluation = judged(Answered(references, task.output.as_scored(texts), task.output, rows), losses, task.measure)
         return replace(evaluation, answers=texts, log_losses=losses)
@@ -179,6 +205,11 @@ class AnswerOutputs:
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate."""
         return RAW
+
+
+def states_a_row(fields: AnswerFields, texts: Sequence[str]) -> list[int]:
+    """Number of states that are read of each row: one, or one of each word and of the whole row."""
+    return [len(words_of(text)) + 1 if fields.words else 1 for text in texts]
 
 
 def label_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:

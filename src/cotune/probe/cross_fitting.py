@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
-from cotune.probe.fields import by_field, log_softmax_by_field, row_correct, row_losses, spans, strata_of
+from cotune.probe.fields import by_field, by_row, log_softmax_by_field, row_correct, row_losses, spans, strata_of
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 
@@ -111,6 +111,7 @@ def cross_fit(
     sizes: Sequence[int] = (),
     layers: Sequence[int] | None = None,
     groups: Sequence[object] | None = None,
+    owners: NDArray[np.int64] | None = None,
     words: NDArray[np.float32] | None = None,
     strengths: Sequence[float] = STRENGTHS,
     repeats: int | None = None,
@@ -138,6 +139,9 @@ def cross_fit(
         sizes: number of classes of each of several fields; empty for a single one. Folds are not stratified with several.
         layers: the layers' numbers, increasing; None counts them from 1.
         groups: group of each row; rows of one group are always in the same fold. None treats rows as independent.
+        owners: if several states are read of each row, such as those of its words, the number of each state's row. ``states``
+            and ``labels`` then have an entry for each state, and so have log-probabilities; losses are means over a row's
+            states. All of them are in one fold.
         words: ``[rows, classes]`` logits of the label words at the last of the layers, optional.
         strengths: inverse penalties to choose from.
         repeats: number of random draws of the :data:`FOLDS` folds; None takes three below 200 rows, otherwise one.
@@ -153,12 +157,12 @@ def cross_fit(
     sizes = tuple(sizes)
     count = sum(sizes) or (int(y.max(initial=0)) + 1 if classes is None else classes)
     numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
-    _check(stack, y, count, sizes, numbers, groups, words)
-    units = len(y) if groups is None else len(set(map(str, groups)))
-    repeats = (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
-    held = [
-        fold_numbers(strata_of(y), min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)
-    ]
+    strata = strata_of(y) if owners is None else np.zeros(int(owners.max(initial=-1)) + 1, dtype=np.int64)
+    _check(stack, y, count, sizes, numbers, groups, words, len(strata))
+    units = len(strata) if groups is None else len(set(map(str, groups)))
+    repeats = (REPEATS if len(strata) < FEW_ROWS else 1) if repeats is None else repeats
+    held = [fold_numbers(strata, min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
+    held = held if owners is None else [fold_of[owners] for fold_of in held]
     hot = np.zeros((len(y), count))
     np.put_along_axis(hot, y.reshape(len(y), -1), 1, axis=1)
     ridge: dict[int, float] = {}
@@ -180,7 +184,7 @@ def cross_fit(
     for number in sorted({*chosen, *([] if words is None else numbers[-1:])}):
         axes = axes_of.pop(number, None) or Axes(standardised(stack[numbers.index(number)])[0])
         if number in chosen:
-            fits.append(_fit_layer(axes, number, y, count, held, strengths, sizes=sizes))
+            fits.append(_fit_layer(axes, number, y, count, held, strengths, sizes=sizes, owners=owners))
         if words is None or number != numbers[-1]:
             continue
         for scale in WORD_SCALES:
@@ -235,6 +239,7 @@ def _fit_layer(
     strengths: Sequence[float],
     offsets: NDArray[np.float32] | None = None,
     sizes: Sequence[int] = (),
+    owners: NDArray[np.int64] | None = None,
 ) -> LayerFit:
     log_probs = np.empty((len(held), len(strengths), len(y), classes))
     # Not a number until the row is predicted with the penalty.
@@ -279,7 +284,8 @@ def _fit_layer(
             tried = sorted([*tried, beyond])
     best = best_of(tried)
     correct = np.mean([row_correct(table, y, sizes) for table in log_probs[:, best]], axis=0)
-    return LayerFit(number, float(strengths[best]), losses[:, best].mean(axis=0), correct, log_probs[0, best])
+    by_state = losses[:, best].mean(axis=0)
+    return LayerFit(number, float(strengths[best]), by_row(by_state, owners), by_row(correct, owners), log_probs[0, best])
 
 
 def _beyond(tried: Sequence[int], best: int, count: int) -> int | None:
@@ -304,6 +310,7 @@ def _check(
     numbers: Sequence[int],
     groups: Sequence[object] | None,
     words: NDArray[np.float32] | None,
+    rows: int,
 ) -> None:
     if stack.ndim != 3 or stack.shape[1] != len(y) or len(numbers) != len(stack):
         raise InputError(
@@ -311,8 +318,8 @@ def _check(
             where="states",
             hint="Give [layers, rows, width] and one label per row.",
         )
-    if groups is not None and len(groups) != len(y):
-        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", hint="Give one group per row.")
+    if groups is not None and len(groups) != rows:
+        raise InputError(f"{len(groups)} groups do not fit {rows} rows", where="groups", hint="Give one group per row.")
     if words is not None and words.shape != (len(y), classes):
         raise InputError(
             f"logits of words of shape {words.shape} do not fit {len(y)} rows and {classes} labels",
@@ -324,7 +331,7 @@ def _check(
             f"classes of shape {y.shape} do not fit {len(sizes)} fields", where="labels", hint="Give [rows, fields]."
         )
     differ = len(y) > 1 and len(np.unique(y, axis=0)) > 1
-    if not differ or (groups is not None and len(set(map(str, groups))) < 2):
+    if not differ or rows < 2 or (groups is not None and len(set(map(str, groups))) < 2):
         raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", hint="Label more rows.")
     if any(own.min() < 0 or own.max() >= span.stop - span.start for span, own in by_field(y, sizes, classes)):
         raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", hint="Number the labels from 0.")

@@ -49,6 +49,11 @@ def row_correct(log_probs: Floats, truth: NDArray[np.int64], sizes: Sequence[int
     return found
 
 
+def by_row(values: Floats, owners: NDArray[np.int64] | None) -> Floats:
+    """``[rows]`` means of ``[states]`` values, given the row of each state; None if each row has one state."""
+    return values if owners is None else np.bincount(owners, values) / np.bincount(owners)
+
+
 def strata_of(truth: NDArray[np.int64]) -> NDArray[np.int64]:
     """``[rows]`` strata for folds: the classes of one field, and a single stratum for several."""
     return truth if truth.ndim == 1 else np.zeros(len(truth), dtype=np.int64)

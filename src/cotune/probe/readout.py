@@ -38,11 +38,13 @@ class Probe:
 
     Attributes:
         labels: its classes, at least two.
-        weight: ``[labels, 2 x width]`` in fp32, for the state at the last prompt token and the mean over a row's own tokens.
+        weight: ``[labels, 2 x width]`` in fp32, for the state at the last prompt token and the mean over a row's own tokens;
+            ``[labels, width]`` if it reads words.
         bias: ``[labels]`` in fp32.
         layer: number of the layer whose output is read, from 1.
         terms: TF-IDF whose logits are added, in the order of the labels; None if the states answer alone.
         sizes: number of classes of each field if it answers several at once; empty if there is one.
+        words: whether it reads each word of a row, see :meth:`cotune.prompt.render.Renderer.render_twice`, not the whole row.
     """
 
     labels: tuple[str, ...]
@@ -51,11 +53,12 @@ class Probe:
     layer: int
     terms: TermWeights | None = None
     sizes: tuple[int, ...] = ()
+    words: bool = False
 
     @property
     def width(self) -> int:
         """Width of the model's hidden states."""
-        return int(self.weight.shape[1]) // 2
+        return int(self.weight.shape[1]) // (1 if self.words else 2)
 
     def log_probs(self, states: NDArray[np.float32], labels: Sequence[str]) -> Floats:
         """Log-probabilities ``[rows, labels]`` by the states alone, in the order of ``labels``.
@@ -76,6 +79,7 @@ class Probe:
         from safetensors.numpy import save
 
         said: dict[str, Any] = {"labels": self.labels, "layer": self.layer, **({"sizes": self.sizes} if self.sizes else {})}
+        said |= {"words": True} if self.words else {}
         arrays: dict[str, NDArray[Any]] = {"bias": self.bias, "weight": self.weight}
         if self.terms is not None:
             said["terms"] = {"size": self.terms.size, "fields": self.terms.fields}
@@ -115,7 +119,7 @@ def load_probe(folder: Path) -> Probe | None:
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
             labels, layer = tuple(map(str, about["labels"])), about["layer"]
             terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
-            sizes = tuple(about.get("sizes", ()))
+            sizes, words = tuple(about.get("sizes", ())), about.get("words", False)
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")
@@ -123,7 +127,9 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("its terms have other labels")
         if sizes and (any(type(size) is not int or size < 2 for size in sizes) or sum(sizes) != len(labels)):
             raise ValueError("its fields do not fit its labels")
-        if weight.shape[1] % 2:
+        if type(words) is not bool or (words and terms is not None):
+            raise ValueError("it does not say what it reads")
+        if weight.shape[1] % 2 and not words:
             raise ValueError("its width is invalid")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
             raise ValueError("its layer is invalid")
@@ -131,7 +137,7 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, terms, sizes)
+    return Probe(labels, weight, bias, layer, terms, sizes, words)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

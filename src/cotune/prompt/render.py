@@ -9,10 +9,14 @@ from datetime import date
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from cotune.errors import InputError
 from cotune.prompt.abridge import Abridger
 from cotune.prompt.messages import Chooser, Turns, settled, turns_of
 from cotune.prompt.prompt import FIELD_NAME, Prompt
+from cotune.prompt.reads import Read, Words
+from cotune.task.words import text_of, words_of
 
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
@@ -35,6 +39,7 @@ class RenderedRow:
         truncated: whether the row's text had to be shortened.
         looked_up: tokens that were run to choose this row's demonstrations.
         start: position of the first of ``prompt_ids`` that depends on the row's fields; those before are the same for all rows.
+        words: the tokens of each word, and of all words, if a probe reads words.
     """
 
     prompt_ids: tuple[int, ...]
@@ -42,6 +47,12 @@ class RenderedRow:
     truncated: bool
     looked_up: int = 0
     start: int = 0
+    words: Words = ()
+
+    @property
+    def read(self) -> Read:
+        """What a probe reads: the words, or the whole row."""
+        return self.words or self.start
 
 
 class Renderer:
@@ -118,6 +129,32 @@ class Renderer:
             start = min(self._start(skeleton), len(kept) - 1)
             rendered.append(RenderedRow(kept, completions, truncated, start=start))
         return rendered
+
+    def render_twice(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[RenderedRow]:
+        """Token ids like :meth:`render`, and behind the prompt each row's text again, whose words are read.
+
+        In the copy, the state of each word depends on the whole text instead of the part before it (echo embeddings, arXiv
+        2402.15449). Words whose tokens are cut, because the text is longer than ``max_tokens``, read the whole copy.
+        """
+        if not rows:
+            return []
+        lead, rendered = self.lead(prompt, tuple(rows[0])), self.render(prompt, rows, labels)
+        return [self._with_copy(row, lead, self.harmless(text_of(fields))) for row, fields in zip(rendered, rows, strict=True)]
+
+    def _with_copy(self, row: RenderedRow, lead: str, text: str) -> RenderedRow:
+        encoded = self.tokenizer(lead + text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = encoded["input_ids"][: self.max_tokens]
+        before, whole = len(row.prompt_ids), (len(row.prompt_ids), len(row.prompt_ids) + len(ids))
+        if not ids:
+            return replace(row, words=((before - 1, before),))
+        starts, ends = (np.array(side[: len(ids)]) - len(lead) for side in zip(*encoded["offset_mapping"], strict=True))
+        first = np.searchsorted(ends, [start for start, _ in words_of(text)], side="right")
+        last = np.searchsorted(starts, [end for _, end in words_of(text)], side="left")
+        words = [
+            (before + int(a), before + int(b)) if a < b and ends[b - 1] >= end else whole
+            for a, b, (_, end) in zip(first, last, words_of(text), strict=True)
+        ]
+        return replace(row, prompt_ids=(*row.prompt_ids, *ids), words=(*words, whole))
 
     def render_answers(
         self, prompt: Prompt, rows: Sequence[Mapping[str, str]], answers: Sequence[str] | None

@@ -146,9 +146,11 @@ def assemble(source: Source, metric: str | None) -> Parts:
     else:
         train, dev = labelled, subsample(dev, source.limit.get("dev"), generator(_DEV_LIMIT), stratum, every_label=False)
     # An inferred schema has to fit old rows too.
-    schema = _schema(source, kind, [row.output for row in (*train, *dev, *old)])
+    schema = _schema(source, kind, (*train, *dev, *old))
     schema_text = "" if schema is None else json_text(schema)
-    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text")
+    known_rows = (*train, *dev)
+    copied = KINDS[kind].copied(schema, [row.output for row in known_rows], [row.text for row in known_rows])
+    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied)
     train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)
     replay = Replay()
@@ -202,12 +204,12 @@ def guessed_type(table: Table, column: str) -> tuple[OutputType, tuple[Finding, 
     return kind, (Finding("output_type", "info", message, len(cells)), *doubts)
 
 
-def _schema(source: Source, kind: OutputType, outputs: Sequence[str]) -> Mapping[str, Any] | None:
+def _schema(source: Source, kind: OutputType, rows: Rows) -> Mapping[str, Any] | None:
     """The given JSON Schema, else that of the earlier bundle if all outputs fit it, else one inferred from them."""
-    schema = source.schema
+    schema, outputs = source.schema, [row.output for row in rows]
     if schema is None and source.known is not None:
         schema = source.known.output.kind.kept_schema(source.known.output.schema, outputs)
-    return KINDS[kind].schema_of(outputs, schema)
+    return KINDS[kind].schema_of(outputs, schema, [row.text for row in rows])
 
 
 def _in_one_form(rows: Rows, output: Output) -> Rows:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.task.words import text_of
+
 UNLABELLED = "unlabelled:"
 """Prefix of the ids of rows that came without a label."""
 
@@ -33,7 +35,7 @@ class Example:
     @property
     def text(self) -> str:
         """All input fields as one text."""
-        return " ".join(self.fields.values())
+        return text_of(self.fields)
 
     @property
     def taught(self) -> bool:

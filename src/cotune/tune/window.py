@@ -30,6 +30,7 @@ from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import NO_PREFIX
 from cotune.model.local import LocalModel
 from cotune.probe.fields import spans
+from cotune.prompt.reads import Read, first_read, moved
 from cotune.prompt.render import shared_prefix
 from cotune.tune.base import AdapterRun, StepReport
 from cotune.tune.batches import rows_of_step
@@ -72,8 +73,7 @@ class WindowStates:
         model: model in which the adapter below the window, if any, is registered.
         sequences: token ids of each row's prompt.
         first: number of layers below the window.
-        starts: position of each row's first own token if the head reads pooled states, see
-            :meth:`cotune.model.local.LocalModel.layer_states`; None if it reads only the last token.
+        reads: what the head reads of each row, see :mod:`cotune.prompt.reads`; None if it reads only the last token.
         adapter: adapter below the window.
         progress: called with the number of tokens that run.
         most_bytes: upper bound on stored states.
@@ -85,15 +85,16 @@ class WindowStates:
         sequences: Sequence[Sequence[int]],
         first: int,
         *,
-        starts: Sequence[int] | None = None,
+        reads: Sequence[Read] | None = None,
         adapter: str = BASE,
         progress: Callable[[int], None] | None = None,
         most_bytes: int = MOST_STATE_BYTES,
     ) -> None:
         self.first = first
         self.sequences = [tuple(ids) for ids in sequences]
-        self.starts = None if starts is None else list(starts)
-        self.length = min(shared_prefix(self.sequences), *(self.starts or [len(self.sequences[0])])) if model.shared else 0
+        self.reads = None if reads is None else list(reads)
+        before = len(self.sequences[0]) if reads is None else first_read(reads)
+        self.length = min(shared_prefix(self.sequences), before) if model.shared else 0
         self.head = self.sequences[0][: self.length]
         self.tokens = 0
         self._runner = model.runner
@@ -107,9 +108,9 @@ class WindowStates:
         """Number of a row's tokens after the shared prefix."""
         return len(self.sequences[row]) - self.length
 
-    def skips(self, rows: Sequence[int]) -> list[int] | None:
-        """Number of tokens after the shared prefix to leave out of pooling; None without pooling."""
-        return None if self.starts is None else [self.starts[row] - self.length for row in rows]
+    def own_reads(self, rows: Sequence[int]) -> list[Read] | None:
+        """What is read of rows, at positions after the shared prefix; None for the last token."""
+        return None if self.reads is None else [moved(self.reads[row], self.length) for row in rows]
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """``[tokens, width]`` of the shared prefix and then each row's own tokens.
@@ -182,7 +183,8 @@ class WindowRun(AdapterRun):
     Args:
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
-        labels: label of each row of ``states``, as a number; with several fields the place of each field's class.
+        labels: label of each row of ``states``, as a number; with several fields the place of each field's class, and if words
+            are read those of each word.
         last: last layer of the window, whose output is read.
         head: initial head.
         sizes: number of classes of each of several fields; empty for one.
@@ -200,7 +202,7 @@ class WindowRun(AdapterRun):
         model: LocalModel,
         states: WindowStates,
         rows: Sequence[int],
-        labels: Sequence[int] | Sequence[Sequence[int]],
+        labels: Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]],
         last: int,
         head: StartHead,
         settings: WindowSettings,
@@ -215,7 +217,7 @@ class WindowRun(AdapterRun):
         identity = {
             "rows": [[states.sequences[i], labels[i]] for i in rows],
             **({"sizes": list(sizes)} if sizes else {}),
-            "starts": None if states.starts is None else [states.starts[i] for i in rows],
+            "reads": None if states.reads is None else [states.reads[i] for i in rows],
             "steps": steps,
             "head": content_hash(b"".join(part.astype(np.float32).tobytes() for part in head.folded()), 20),
         }
@@ -223,9 +225,10 @@ class WindowRun(AdapterRun):
         own = [states.own(i) for i in rows]
         super().__init__(model, trainable, own, states.length, settings, identity, seed=seed, folder=folder, start=start)
         self.states, self.rows, self.last, self.steps = states, list(rows), last, steps
-        self.labels, self.start_head = np.asarray(labels, dtype=np.int64), head
-        self._spans = spans(sizes, len(head.bias))
-        self._paired = tuple(self.labels[rows].tolist()) if settings.pairs else None
+        self.start_head, self._spans = head, spans(sizes, len(head.bias))
+        # A line for each state that is read of the row, and a column for each field.
+        self._targets = [np.asarray(own, dtype=np.int64).reshape(-1, len(self._spans)) for own in labels]
+        self._paired = tuple(int(self._targets[row][0, 0]) for row in rows) if settings.pairs else None
         self._last = self._file = self.folder / _CHECKPOINT
         self._weight, self._bias = (torch.nn.Parameter(self._on_device(value)) for value in (head.weight, head.bias))
         self._mean, self._scale = self._on_device(head.mean), self._on_device(1 / head.spread)
@@ -264,42 +267,42 @@ class WindowRun(AdapterRun):
         if len(passes) == 1:
             hidden, tokens = self._hidden(rows)
             loss = self._loss(hidden, rows)
-            (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
-            return float(loss.detach()), len(rows), tokens
+            (loss / len(hidden)).backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach()) * len(rows) / len(hidden), len(rows), tokens
         # The contrastive term needs the rows of all parts: compute all states first, then the gradient part by part (arXiv
         # 2101.06983). Tokens count once.
         with torch.no_grad():
-            states = torch.cat([self._hidden(part)[0] for part in passes])
-        states.requires_grad_()
+            parts_read = [self._hidden(part)[0] for part in passes]
+        states = torch.cat(parts_read).requires_grad_()
         loss = self._loss(states, rows)
-        (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
+        (loss / len(states)).backward()  # type: ignore[no-untyped-call]
         assert states.grad is not None
         tokens = 0
-        for part, gradient in zip(passes, torch.split(states.grad, [len(part) for part in passes]), strict=True):
+        for part, gradient in zip(passes, torch.split(states.grad, [len(own) for own in parts_read]), strict=True):
             hidden, used = self._hidden(part)
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
             tokens += used
-        return float(loss.detach()), len(rows), tokens
+        return float(loss.detach()) * len(rows) / len(states), len(rows), tokens
 
     def _rows(self) -> list[int]:
         return rows_of_step(self.step, len(self.rows), self.batch_size, self.seed, self._paired)
 
     def _hidden(self, rows: Sequence[int]) -> tuple[Tensor, int]:
-        """The states ``[rows, width]`` that the head reads, and the number of tokens that ran."""
+        """The states ``[states, width]`` that the head reads of rows, and the number of tokens that ran."""
         states, runner = self.states, self.model.runner
         if not self.model.shared:
             sequences = [states.sequences[i] for i in rows]
-            hidden = plain_layer_states(self.model.model, sequences, [self.last], states.skips(rows))[0]
+            hidden = plain_layer_states(self.model.model, sequences, [self.last], states.own_reads(rows))[0]
             return hidden, sum(map(states.own, rows))
         suffixes = [states.sequences[i][states.length :] for i in rows]
         plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
         edge = states.of(rows) if states.first else None
-        return runner.window(plan, states.first, self.last, edge, states.skips(rows)), plan.tokens
+        return runner.window(plan, states.first, self.last, edge, states.own_reads(rows)), plan.tokens
 
     def _loss(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
-        """Summed loss of rows, given their states; the mean over fields."""
+        """Summed loss of all states of rows; the mean over fields."""
         features = (hidden - self._mean) * self._scale
-        targets = torch.from_numpy(self.labels[list(rows)].reshape(len(rows), -1)).to(hidden.device)
+        targets = torch.from_numpy(np.concatenate([self._targets[row] for row in rows])).to(hidden.device)
         logits, share = features @ self._weight.T + self._bias, self.settings.contrast
         losses = []
         for column, span in enumerate(self._spans):

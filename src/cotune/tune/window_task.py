@@ -17,6 +17,7 @@ from cotune.files import canonical_json
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
+from cotune.prompt.reads import Read, by_words
 from cotune.tune.settings import WindowSettings
 from cotune.tune.window import StartHead, WindowRun, WindowStates
 
@@ -29,8 +30,8 @@ class WindowTask:
 
     Attributes:
         sequences: token ids of each row's prompt.
-        starts: position of each row's first token that belongs to the row, not to the prompt.
-        truth: the rows' labels, as numbers; with several fields the places of each row's classes.
+        reads: what the head reads of each row, see :mod:`cotune.prompt.reads`.
+        truth: the rows' labels, as numbers; with several fields the places of each row's classes, or of those of its words.
         first: number of layers below the window.
         last: layer that the head reads, the last of the window.
         head: initial weights of the head.
@@ -41,8 +42,8 @@ class WindowTask:
     """
 
     sequences: Sequence[Sequence[int]]
-    starts: Sequence[int]
-    truth: Sequence[int] | Sequence[Sequence[int]]
+    reads: Sequence[Read]
+    truth: Sequence[int] | Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]]]
     labels: tuple[str, ...]
     first: int
     last: int
@@ -59,7 +60,7 @@ class WindowTask:
 
     def to_bytes(self) -> bytes:
         """The task in safetensors format, for :meth:`from_bytes`."""
-        names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start", "sizes")
+        names = ("sequences", "reads", "truth", "labels", "first", "last", "steps", "seed", "start", "sizes")
         data = {name: getattr(self, name) for name in names} | {"settings": asdict(self.settings)}
         return packed({name: getattr(self.head, name) for name in _HEAD}, {"task": canonical_json(data)})
 
@@ -72,6 +73,7 @@ class WindowTask:
         lora["layers"] = tuple(lora["layers"])
         task["settings"] = WindowSettings(lora=LoraSettings(**lora), **task["settings"])
         task["labels"], task["sizes"] = tuple(task["labels"]), tuple(task["sizes"])
+        task["reads"] = [read if isinstance(read, int) else tuple(map(tuple, read)) for read in task["reads"]]
         return cls(head=StartHead(**{name: arrays[name] for name in _HEAD}), **task)
 
 
@@ -99,7 +101,7 @@ def tune_window(
     """
     started = time.monotonic()
     share = task.share(model)
-    edge = WindowStates(model, task.sequences, task.first, starts=task.starts, adapter=task.start, progress=edge_progress)
+    edge = WindowStates(model, task.sequences, task.first, reads=task.reads, adapter=task.start, progress=edge_progress)
     run = WindowRun(
         model,
         edge,
@@ -124,7 +126,8 @@ def tune_window(
     try:
         run.advance(report=stepped, until=until(run.tokens_per_step * share))
         adapter = run.save(adapters)
-        probe = Probe(task.labels, *run.head().folded(), task.last, sizes=task.sizes)
+        words = by_words(task.reads)
+        probe = Probe(task.labels, *run.head().folded(), task.last, sizes=task.sizes, words=words)
         made = {"adapter_id": adapter, "probe_id": model.adapters.add_probe(adapter, probe, adapters)}
     except DivergedError as error:
         made = {"failed": str(error)}

@@ -34,9 +34,9 @@ def check_weights(predictor: Predictor, folder: Path, dtype: str, adapter: Path 
         _compare(wanted, other.score(*asked, adapter=own).log_probs, dtype)
         return
     rendered = model.renderer.render(*asked)
-    ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
-    states = model.layer_states(ids, [probe.layer], starts=starts, adapter=predictor.adapter_id)[0]
-    found = other.layer_states(ids, [other.depth], starts=starts, adapter=own)[0]
+    ids, reads = [row.prompt_ids for row in rendered], [row.start for row in rendered]
+    states = model.layer_states(ids, [probe.layer], reads=reads, adapter=predictor.adapter_id)[0]
+    found = other.layer_states(ids, [other.depth], reads=reads, adapter=own)[0]
     _compare(probe.log_probs(states, predictor.labels), probe.log_probs(found, predictor.labels), dtype)
 
 

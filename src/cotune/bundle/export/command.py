@@ -200,9 +200,10 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, *, has_adapter: 
             hint="Export with --to merged, which also runs with transformers.",
         )
     if predictor.fields is not None:
-        how = "several fields of JSON" if predictor.output.kind.by_field else "numbers by thresholds"
+        how = "reads several fields of JSON" if predictor.output.kind.by_field else "reads numbers by thresholds"
+        how = "copies values from the text by tags" if predictor.reads_words else how
         raise InputError(
-            f"the bundle reads {how} off the hidden state, which exports do not support",
+            f"the bundle {how} off hidden states, which exports do not support",
             where=str(folder),
             hint="Use cotune predict or cotune serve, or run with tune.readout=words, which generates the answer.",
         )

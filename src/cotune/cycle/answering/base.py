@@ -137,12 +137,14 @@ class LabelAnswering(Answering):
     Attributes:
         labels: what is scored: the labels.
         sizes: number of values of each of several fields, see :mod:`cotune.probe.fields`; empty for labels.
+        reads_words: whether the states of a row's words are read, not only that of the row.
         smooths: whether tuning smooths the right values, which blurs where a number lies (docs/probe-measurements.md).
     """
 
     model: LocalModel
     rules = True
     sizes: tuple[int, ...] = ()
+    reads_words = False
     smooths = True
 
     def __init__(self, task: Task, model: LocalModel) -> None:
@@ -159,11 +161,24 @@ class LabelAnswering(Answering):
         return max(self.sizes, default=len(self.labels))
 
     def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:
-        """``[rows]`` places of the right labels; of several fields ``[rows, fields]`` places of the right values."""
+        """``[rows]`` places of the right labels; of several fields ``[states, fields]`` places of the right values."""
         return label_indices(rows, self.task)
 
-    def outputs(self, log_probs: NDArray[np.float64]) -> ModelOutputs:
-        """Log-probabilities ``[rows, labels]`` as outputs."""
+    def strata(self, rows: Sequence[Example]) -> NDArray[np.int64]:
+        """``[rows]`` strata for folds: the labels, and a single stratum for several fields."""
+        return self.targets(rows)
+
+    def owners(self, rows: Sequence[Example]) -> NDArray[np.int64] | None:
+        """The row of each state that is read, as ``[states]`` indices; None if each row has one state."""
+        return None
+
+    def states_of(self, rows: Sequence[Example], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices of the states of the rows at ``places``, which increase."""
+        owners = self.owners(rows)
+        return places if owners is None else np.flatnonzero(np.isin(owners, places))
+
+    def outputs(self, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> ModelOutputs:
+        """Log-probabilities ``[states, labels]`` of rows as outputs."""
         return LabelOutputs(log_probs)
 
     def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
@@ -184,7 +199,7 @@ class LabelAnswering(Answering):
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.labels, adapter=adapter, progress=progress)
-        given, by_probe = self.outputs(found.log_probs), self.model.adapters.probe(adapter) is not None
+        given, by_probe = self.outputs(found.log_probs, rows), self.model.adapters.probe(adapter) is not None
         return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=by_probe)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:

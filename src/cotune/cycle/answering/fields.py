@@ -1,4 +1,4 @@
-"""Answering by several fields, JSON's closed ones or a number's thresholds: a probe scores each, and nothing is generated."""
+"""Answering by several fields, of JSON or a number's thresholds: a probe scores each, and nothing is generated."""
 
 from __future__ import annotations
 
@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 from cotune.cycle.answering.base import LabelAnswering
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.responses import FieldOutputs
+from cotune.evaluate.responses import FieldOutputs, states_a_row
 from cotune.evaluate.scoring import score_interval
 from cotune.evaluate.stats.intervals import Interval
 from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow
 from cotune.task.example import Example, groups_of
 from cotune.task.task import Task
 from cotune.task.values.output import Output, label_output
 
 
 class FieldAnswering(LabelAnswering):
-    """Scores the values of a task's fields, see :mod:`cotune.task.values.closed` and :mod:`cotune.task.values.scale`.
+    """Scores the values of a task's fields.
+
+    See :mod:`cotune.task.values.closed`, :mod:`cotune.task.values.tags` and :mod:`cotune.task.values.scale`.
 
     Args:
         output: output of an earlier bundle; None for the task's.
@@ -36,29 +40,43 @@ class FieldAnswering(LabelAnswering):
         # The values of all fields are scored in the place of labels.
         super().__init__(replace(task, output=label_output(fields.names)), model)
         self.fields, self.sizes, self._asked = fields, fields.sizes, task
-        self.smooths = task.output.kind.by_field
+        self.reads_words = fields.words
+        self.smooths = task.output.kind.by_field and not fields.words
 
     def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:
-        places = [self.fields.places(row.output) for row in rows]
-        return np.array(places, dtype=np.int64).reshape(len(rows), len(self.sizes))
+        places = [self.fields.places(row.output, row.text) for row in rows]
+        return np.concatenate([np.zeros((0, len(self.sizes)), dtype=np.int64), *(one for one in places if one is not None)])
 
-    def outputs(self, log_probs: NDArray[np.float64]) -> FieldOutputs:
-        return FieldOutputs(log_probs, self.fields)
+    def strata(self, rows: Sequence[Example]) -> NDArray[np.int64]:
+        return np.zeros(len(rows), dtype=np.int64)
+
+    def owners(self, rows: Sequence[Example]) -> NDArray[np.int64] | None:
+        if not self.fields.words:
+            return None
+        return np.repeat(np.arange(len(rows)), states_a_row(self.fields, [row.text for row in rows]))
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        if not self.fields.words:
+            return super().render(prompt, rows)
+        return self.model.renderer.render_twice(prompt, [row.fields for row in rows], self.labels)
+
+    def outputs(self, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> FieldOutputs:
+        return FieldOutputs(log_probs, self.fields, tuple(row.text for row in rows))
 
     def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
-        return self.outputs(log_probs).judge(rows, RAW, self._asked).score
+        return self.outputs(log_probs, rows).judge(rows, RAW, self._asked).score
 
     def held_out_interval(
         self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
     ) -> Interval:
         task, references = self._asked, [row.output for row in rows]
-        judged = self.outputs(log_probs).judge(rows, RAW, task)
+        judged = self.outputs(log_probs, rows).judge(rows, RAW, task)
         return score_interval(judged, references, task.measure, task.output, seed=0, groups=groups_of(rows))
 
     def compared(
         self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision
     ) -> AnswerNoise:
-        one, other = (self.outputs(scores).judge(rows, decision, self._asked) for scores in (first, second))
+        one, other = (self.outputs(scores, rows).judge(rows, decision, self._asked) for scores in (first, second))
         return compare_answers(one, other)
 
 
@@ -81,4 +99,4 @@ def chooses_fields(task: Task, readout: str | None) -> bool:
         return False
     if measure.exact and not output.kind.by_field and readout != "probe":
         return False
-    return all(fields.places(row.output) is not None for row in chain(task.train, task.dev))
+    return all(fields.places(row.output, row.text) is not None for row in chain(task.train, task.dev))

@@ -18,21 +18,22 @@ from cotune.errors import DivergedError
 from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.reads import Read, counts
 from cotune.prompt.render import RenderedRow
 from cotune.task.example import Example
 
 _Known = dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]
-"""Row id to the numbers of its layers, and the states after them."""
+"""Row id to the numbers of its layers, and the states ``[layers, states, width]`` after them."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A request for states: its content key, the rendered rows, the weights and the layers."""
+    """A request for states: its content key, the rendered rows, what is read of each, the weights and the layers."""
 
     name: str
     rendered: Sequence[RenderedRow]
     sequences: Sequence[tuple[int, ...]]
-    starts: Sequence[int]
+    reads: Sequence[Read]
     adapter: str
     layers: tuple[int, ...]
 
@@ -65,13 +66,13 @@ class Embedding:
         """States of rows, ``[layers, rows, 2 x width]``; recorded as an ``embed`` step if rows are new.
 
         The state at the last prompt token is concatenated with the mean over the row's own tokens, which follow the prompt's
-        common beginning.
+        common beginning. If the answering reads words, these are the means over each word's tokens, ``[layers, words, width]``.
 
         Raises:
             DivergedError: a state is not finite.
         """
         known, wanted = self.read(prompt, adapter, rows, stage, layers=layers)
-        return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
+        return np.concatenate([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
 
     def read(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], stage: str, *, layers: Sequence[int] | None = None
@@ -80,8 +81,9 @@ class Embedding:
         wanted = tuple(self.layers if layers is None else layers)
         known = self._known.setdefault((prompt.id, adapter), {})
         if missing := self._missing(prompt, adapter, rows, wanted):
-            found = self._embed(prompt, adapter, missing, wanted, stage)
-            known.update({row.id: _joined(known.get(row.id), wanted, found[:, place]) for place, row in enumerate(missing)})
+            found, each = self._embed(prompt, adapter, missing, wanted, stage)
+            parts = np.split(found, np.cumsum(each)[:-1], axis=1)
+            known.update({row.id: _joined(known.get(row.id), wanted, own) for row, own in zip(missing, parts, strict=True)})
         return known, wanted
 
     def ahead(
@@ -151,18 +153,22 @@ class Embedding:
     def _asked(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...]) -> _Asked:
         model = self.context.model
         rendered = self.context.answering.render(prompt, rows)
-        sequences, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
-        key = states_key(model, sequences, layers, starts=starts, adapter=adapter)
-        return _Asked(key, rendered, sequences, starts, adapter, layers)
+        sequences, reads = [row.prompt_ids for row in rendered], [row.read for row in rendered]
+        key = states_key(model, sequences, layers, reads=reads, adapter=adapter)
+        return _Asked(key, rendered, sequences, reads, adapter, layers)
 
     def _request(self, asked: _Asked) -> Callable[[WorkerPool], PendingStates]:
         """A function that makes a request to workers."""
         tokens = self.context.model.settings.batch_tokens
-        return lambda workers: PendingStates(workers, asked.sequences, asked.starts, asked.layers, asked.adapter, tokens)
+        return lambda workers: PendingStates(workers, asked.sequences, asked.reads, asked.layers, asked.adapter, tokens)
 
-    def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
+    def _embed(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str
+    ) -> tuple[Half, list[int]]:
+        """States of rows, one after the other, and the number of each."""
         context = self.context
         asked = self._asked(prompt, adapter, rows, layers)
+        each = counts(asked.reads, len(rows))
         kept: list[Half] = []
 
         def progress(tokens: int) -> None:
@@ -204,12 +210,13 @@ class Embedding:
         context.spending.charge(value, "tokens_embedded", saw)
         if not kept:
             stored = self._store.get(asked.name)
-            kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
+            whole = stored is not None and stored.shape[:2] == (len(layers), sum(each))
+            kept.append(stored if stored is not None and whole else compute()[0])
         if (request := self._pending.pop(asked.name)) is not None:
             request.forget()
         held = self._files.setdefault((prompt.id, adapter), {})
         held.update({row.id: (asked.name, place, layers) for place, row in enumerate(rows)})
-        return kept[0]
+        return kept[0], each
 
     def _pass(self, asked: _Asked, progress: Callable[[int], None]) -> tuple[Half, int]:
         """Embed in this process; returns the stored states and the number of computed tokens."""
@@ -220,7 +227,7 @@ class Embedding:
             progress(tokens)
 
         model = self.context.model
-        found = model.layer_states(asked.sequences, asked.layers, starts=asked.starts, adapter=asked.adapter, progress=saw)
+        found = model.layer_states(asked.sequences, asked.layers, reads=asked.reads, adapter=asked.adapter, progress=saw)
         if not np.isfinite(found).all():
             raise DivergedError("hidden states are not finite")
         return self._store.put(asked.name, found), sum(ran)
@@ -242,7 +249,7 @@ def _joined(
 
 
 def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:
-    """A row's states of the wanted layers, ``[layers, width]``."""
+    """A row's states of the wanted layers, ``[layers, states, width]``."""
     if stored == wanted:
         return states
     found: NDArray[np.float16] = states[[stored.index(layer) for layer in wanted]]

@@ -32,6 +32,7 @@ class FitTask:
     also: tuple[int, ...]
     repeats: int | None
     seed: int
+    owners: NDArray[np.int64] | None = None
 
     def fit(self, model: LocalModel, states: Half) -> CrossFit:
         """Cross-fit probes on states ``[layers, rows, 2 x width]``."""
@@ -45,6 +46,7 @@ class FitTask:
         return {
             **vars(self),
             "truth": self.truth.tolist(),
+            "owners": None if self.owners is None else self.owners.tolist(),
             "sizes": list(self.sizes),
             "layers": list(self.layers),
             "also": list(self.also),
@@ -55,7 +57,8 @@ class FitTask:
         """Inverse of :meth:`to_json`."""
         words = None if data["words"] is None else tuple(data["words"])
         lists = {name: tuple(data[name]) for name in ("sizes", "layers", "also")}
-        return cls(**{**data, **lists, "truth": np.array(data["truth"], dtype=np.int64), "words": words})
+        truth, owners = (None if data[name] is None else np.array(data[name], dtype=np.int64) for name in ("truth", "owners"))
+        return cls(**{**data, **lists, "truth": truth, "owners": owners, "words": words})
 
 
 def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:

@@ -105,9 +105,10 @@ def fit_prompt(
     *,
     screening: bool = False,
 ) -> PromptFit:
-    """Cross-fit a prompt's probe on ``states`` ``[layers, rows, 2 x width]`` of the rows that it does not show."""
+    """Cross-fit a prompt's probe on ``states`` ``[layers, states, width]`` of the rows that it does not show."""
     places, task = task_of(context, prompt, rows, layers, screening=screening)
-    return PromptFit(prompt, tuple(rows[i] for i in places), places, task.fit(context.model, states[:, places]))
+    chosen = context.choosing.states_of(rows, places)
+    return PromptFit(prompt, tuple(rows[i] for i in places), places, task.fit(context.model, states[:, chosen]))
 
 
 def task_of(
@@ -130,6 +131,7 @@ def task_of(
         also,
         1 if screening else None,
         context.seed,
+        context.choosing.owners(chosen),
     )
 
 

@@ -22,7 +22,7 @@ from cotune.cycle.search.measured import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import BY_PROBE
 from cotune.model.adapters.slots import BASE
-from cotune.probe.fields import row_correct, row_losses
+from cotune.probe.fields import by_row, row_correct, row_losses
 from cotune.refine import not_shown
 
 
@@ -114,30 +114,32 @@ class HeldOutJudge:
         rows = [row for split in splits for row in split.held]
         choosing, counts = self._context.choosing, np.zeros(len(rows), dtype=np.bool_)
         truth = choosing.targets(rows)
-        counts[usable_places(fit.prompt, rows)] = True
+        usable = usable_places(fit.prompt, rows)
+        counts[usable] = True
         whole, known = np.concatenate(tables), [part for part in parts if part is not None]
         terms = np.concatenate(known) if known else None
         mix = trials.cross_fitted_mix(fit)
+        owners, states = choosing.owners(rows), choosing.states_of(rows, usable)
         if tempers:
-            some = None if terms is None else terms[counts]
-            mix = trials.mix(whole[counts], some, truth[counts], tuned=epochs > 0)
+            some = None if terms is None else terms[states]
+            mix = trials.mix(whole[states], some, truth[states], tuned=epochs > 0)
         log_probs = mix.of(whole, terms)
         if epochs and len(search.rows) < HEURISTICS.few_rows:
             # Only for answers to other rows: on these the fitted temperature is the best one.
             mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
-        correct = row_correct(log_probs, truth, choosing.sizes)
-        judged = (log_probs[counts], [rows[place] for place in np.flatnonzero(counts)], correct[counts])
+        correct = by_row(row_correct(log_probs, truth, choosing.sizes), owners)
+        judged = (log_probs[states], [rows[place] for place in usable], correct[counts])
         evidence = Evidence(
             fit,
             epochs,
             mix,
-            row_losses(log_probs, truth),
+            by_row(row_losses(log_probs, truth), owners),
             correct,
             counts,
             found[0],
             choosing.held_out_score(*judged),
             choosing.held_out_interval(*judged),
-            log_probs[: len(splits[0].held)],
+            log_probs[choosing.states_of(rows, np.arange(len(splits[0].held)))],
         )
         self._context.journal.step(
             "tuned",
@@ -163,6 +165,6 @@ class HeldOutJudge:
 
 def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
     """Weights as a candidate, with the dev outputs of its evidence."""
-    given = context.choosing.outputs(evidence.dev_log_probs)
+    given = context.choosing.outputs(evidence.dev_log_probs, context.dev)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
     return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)

@@ -91,6 +91,8 @@ class SearchHeuristics:
         race_fits: cost of cross-fitting the probes of a race, in fits to all rows (BANKING77, 2,000 rows).
         fit_seconds: seconds of a probe's fit per row, state dimension and label: about fifteen iterations of two products in
             double precision.
+        tag_depths: depths, as shares of the model's layers, of the layers that are tried for tags of words
+            (docs/probe-measurements.md).
     """
 
     loading: float = 10.0
@@ -147,6 +149,11 @@ class SearchHeuristics:
     other_prompts: float = 1.25
     race_fits: float = 7.0
     fit_seconds: float = 6e-8
+    tag_depths: tuple[float, ...] = (0.53, 0.67, 0.8)
+
+    def word_layers(self, depth: int) -> tuple[int, ...]:
+        """Layers that are tried for tags of words, each of which has as many states as the labelled rows have words."""
+        return tuple(sorted({max(1, round(share * depth)) for share in self.tag_depths}))
 
     def layer_errors(self, *, fields: bool) -> float:
         """Standard errors by which the frozen probe at the tuned layer may be worse than at its best."""

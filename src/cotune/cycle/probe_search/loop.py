@@ -108,7 +108,7 @@ class LabelLoop:
 
     def _use_tfidf(self, search: LabelSearch) -> None:
         """Add TF-IDF to all read-outs if the best frozen probe is better with it."""
-        if not self.config.search.tfidf:
+        if not self.config.search.tfidf or self.context.choosing.reads_words:
             return
         best, rows = search.best_frozen, (*labelled_rows(self.context), *search.written)
         measure, judge = "held-out" if search.written else "cross-fitted", partial(self.judge.with_tfidf, search, best)

@@ -89,6 +89,8 @@ def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:
                 hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
             )
         embedding.layers = (last,)
+    elif context.choosing.reads_words:
+        embedding.layers = HEURISTICS.word_layers(context.model.depth)
     trials = Trials(context, embedding, window_settings(config, context), window)
     return trials, Prices(trials, config.evaluate)
 

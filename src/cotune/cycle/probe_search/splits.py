@@ -8,7 +8,6 @@ import numpy as np
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.probe.fields import strata_of
 from cotune.probe.folds import fold_numbers
 from cotune.task.example import Example, groups_of
 
@@ -57,7 +56,7 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
         groups = None if of is None else of.tolist()
         units = len(train) if groups is None else len(set(groups))
         if units >= folds:
-            numbers = fold_numbers(strata_of(context.choosing.targets(train)), folds, groups=groups, seed=context.seed)
+            numbers = fold_numbers(context.choosing.strata(train), folds, groups=groups, seed=context.seed)
             for fold in range(folds):
                 held = tuple(row for row, number in zip(train, numbers, strict=True) if number == fold)
                 learn = (*(row for row, number in zip(train, numbers, strict=True) if number != fold), *dev)

@@ -190,7 +190,7 @@ class Trials:
         words = None if first is None else (scale * word_weights(context.model, first)).astype(np.float32)
         labels, sizes = context.choosing.labels, context.choosing.sizes
         head = head_of(states, context.choosing.targets(rows), len(labels), strength, words, sizes)
-        return Probe(labels, *head.folded(), layer, sizes=sizes)
+        return Probe(labels, *head.folded(), layer, sizes=sizes, words=context.choosing.reads_words)
 
     def tune(self, request: TuningRequest) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
@@ -300,7 +300,7 @@ class Trials:
     def _task(self, request: TuningRequest, states: NDArray[np.float16]) -> WindowTask:
         """The tuning task, whose head starts from the frozen states of its rows."""
         context, fit, choosing = self.context, request.fit, self.context.choosing
-        truth = choosing.targets(request.tuned_on)
+        truth, owners = choosing.targets(request.tuned_on), choosing.owners(request.tuned_on)
         if request.head is not None:
             head = head_from(request.head, states)
         else:
@@ -309,8 +309,8 @@ class Trials:
         rendered = context.answering.render(fit.prompt, request.tuned_on)
         return WindowTask(
             [row.prompt_ids for row in rendered],
-            [row.start for row in rendered],
-            truth.tolist(),
+            [row.read for row in rendered],
+            truth.tolist() if owners is None else [truth[owners == row].tolist() for row in range(len(rendered))],
             choosing.labels,
             self.edge(fit),
             self.layer(fit),
@@ -323,7 +323,7 @@ class Trials:
         )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
-        """``[rows, labels]`` log-probabilities of the read-out."""
+        """``[states, labels]`` log-probabilities of the read-out."""
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         return fitted.probe.log_probs(states.astype(np.float32), self.context.choosing.labels)
 

@@ -14,6 +14,7 @@ from cotune.errors import DivergedError
 from cotune.executor.tensors import packed
 from cotune.model.engine.hidden_states import layer_states, passes_of
 from cotune.model.engine.state_store import Half, as_half
+from cotune.prompt.reads import Read
 
 _NAME = "states"
 _LONG = 0.75
@@ -25,7 +26,7 @@ class PendingStates(PendingJobs):
 
     Args:
         sequences: token ids of each row's prompt.
-        starts: position of each row's first token that belongs to the row, not to the prompt.
+        reads: what is read of each row, see :mod:`cotune.prompt.reads`.
         batch_tokens: most tokens in a pass, without the shared prefix.
     """
 
@@ -33,13 +34,13 @@ class PendingStates(PendingJobs):
         self,
         workers: WorkerPool,
         sequences: Sequence[Sequence[int]],
-        starts: Sequence[int],
+        reads: Sequence[Read],
         layers: Sequence[int],
         adapter: str,
         batch_tokens: int,
     ) -> None:
         self._layers, self._rows, self._limit = tuple(layers), len(sequences), batch_tokens
-        self._shared, self._passes = passes_of(sequences, starts, batch_tokens)
+        self._shared, self._passes = passes_of(sequences, reads, batch_tokens)
         self.sizes = [sum(len(sequences[i]) - self._shared for i in part) for part in self._passes]
         prefix = list(sequences[0][: self._shared])
         jobs = []
@@ -47,7 +48,7 @@ class PendingStates(PendingJobs):
             given = {
                 "prefix": prefix,
                 "rows": [list(sequences[i][self._shared :]) for i in part],
-                "starts": [starts[i] for i in part],
+                "reads": [reads[i] for i in part],
                 "layers": list(layers),
             }
             jobs.append(workers.job(embed_pass, given, adapter=adapter, rows=len(part)))
@@ -102,7 +103,7 @@ def submit_all(requests: Sequence[PendingStates]) -> None:
 def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     """Job that runs one pass; returns states in half precision."""
     model = worker_model(given, places)
-    prefix, starts = given["prefix"], given["starts"]
+    prefix, reads = given["prefix"], given["reads"]
     sequences = [[*prefix, *own] for own in given["rows"]]
 
     def run(smaller: bool) -> Half:
@@ -114,7 +115,7 @@ def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
                     model,
                     sequences[part],
                     given["layers"],
-                    starts=starts[part],
+                    reads=reads[part],
                     adapter=given["adapter"],
                     progress=None,
                     shared=len(prefix),

@@ -19,7 +19,8 @@ from cotune.model.engine.plan import cut_by_length
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
 from cotune.model.hardware.machine import halve_until_it_fits
-from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
+from cotune.model.layers.cut import cut_decoder, layer_outputs, means, norm_epsilon, pooled, read_layers, unit_rms
+from cotune.prompt.reads import Read, by_words
 from cotune.prompt.render import RenderedRow
 
 
@@ -102,11 +103,11 @@ def plain_layer_states(
     model: Any,
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
-    skips: Sequence[int] | None = None,
+    reads: Sequence[Read] | None = None,
 ) -> torch.Tensor:
-    """States of each sequence after each of several layers, ``[layers, rows, width]``; no layer above runs.
+    """States of each sequence, or of its words, after each of several layers, ``[layers, rows, width]``; no layer above runs.
 
-    They are divided by their root mean square. ``skips`` as for :meth:`PackedRunner.layer_states`.
+    They are divided by their root mean square. ``reads`` as for :meth:`PackedRunner.layer_states`.
     """
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
@@ -116,9 +117,12 @@ def plain_layer_states(
     epsilon, width = norm_epsilon(model), ids.shape[1]
     ends = torch.arange(len(sequences), device=mask.device) * width + mask.sum(1) - 1
     states = (unit_rms(outputs[number].flatten(0, 1), epsilon) for number in layers)
-    if skips is None:
+    if reads is None:
         return torch.stack([each.index_select(0, ends) for each in states])
-    own = [row * width + np.arange(skip, len(sequences[row])) for row, skip in enumerate(skips)]
+    if by_words(reads):
+        parts = [row * width + np.arange(*word) for row, words in enumerate(reads) for word in words]
+        return torch.stack([means(each, parts) for each in states])
+    own = [row * width + np.arange(read, len(sequences[row])) for row, read in enumerate(reads) if isinstance(read, int)]
     return torch.stack([pooled(each, ends, own) for each in states])
 
 

@@ -14,6 +14,7 @@ from cotune.model.base import Progress
 from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import plain_layer_states, plain_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
+from cotune.prompt.reads import Read, by_words, counts, first_read, moved
 from cotune.prompt.render import shared_prefix
 
 
@@ -49,14 +50,15 @@ def layer_states(
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
     *,
-    starts: Sequence[int] | None = None,
+    reads: Sequence[Read] | None = None,
     adapter: str = BASE,
     progress: Progress | None = None,
     shared: int | None = None,
 ) -> NDArray[np.float32]:
     """Hidden state at the last token of each id sequence after each of several layers, ``[layers, rows, width]``.
 
-    With ``starts`` the mean of the states from there to the end is appended, ``[layers, rows, 2 x width]``.
+    With ``reads`` of whole rows the mean of the states from there to the end is appended, ``[layers, rows, 2 x width]``; with
+    ``reads`` of words the result is ``[layers, words, width]``, one row after the other.
 
     States are divided by their root mean square, so that a model cut at a layer with a final norm of unit weight gives the
     same. One pass serves all layers and ends after the highest; a common beginning runs once.
@@ -64,34 +66,35 @@ def layer_states(
     Args:
         sequences: token ids, at least one each.
         layers: each from 1 to the model's depth.
-        starts: position of each sequence's first own token, see :class:`cotune.prompt.render.RenderedRow`; None reads only the
-            last token.
+        reads: what is read of each sequence, see :mod:`cotune.prompt.reads`; None reads only the last token.
         progress: called with the number of tokens that run.
         shared: number of tokens that run once for all sequences; None takes the longest prefix that they share. Give it if the
             sequences are only a part of a request.
     """
-    width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
-    result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
+    width = model.model.config.get_text_config().hidden_size * (1 if reads is None or by_words(reads) else 2)
+    ends = np.cumsum(states_a_row := counts(reads, len(sequences)))
+    result = np.empty((len(layers), sum(states_a_row), width), dtype=np.float32)
     # Outside inference mode: weights created in it could not be trained later.
     model.adapters.use(adapter)
     if not sequences:
         return result
     length = shared_prefix(sequences) if model.shared else 0
-    if starts is not None:
-        # Tokens that are pooled must run with their row.
-        length = min(length, *starts)
+    if reads is not None:
+        # Tokens whose mean is taken must run with their row.
+        length = min(length, first_read(reads))
     if shared is not None:
         length = min(length, shared)
     with torch.inference_mode():
         prefix = model.runner.prefix(sequences[0][:length], depth=max(layers))
         for part, suffixes in _passes(model, sequences, length, progress):
-            skips = None if starts is None else [starts[i] - length for i in part]
+            own = None if reads is None else [moved(reads[i], length) for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, merge=[len(s) for s in suffixes], device=model.model.device)
-                states = model.runner.layer_states(plan, prefix, layers, skips)
+                states = model.runner.layer_states(plan, prefix, layers, own)
             else:
-                states = plain_layer_states(model.model, suffixes, layers, skips)
-            result[:, part] = states.cpu().numpy()
+                states = plain_layer_states(model.model, suffixes, layers, own)
+            places = np.concatenate([np.arange(ends[i] - states_a_row[i], ends[i]) for i in part])
+            result[:, places] = states.cpu().numpy()
     return result
 
 
@@ -109,23 +112,23 @@ def _passes(
             progress(sum(map(len, suffixes)))
 
 
-def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: int) -> tuple[int, list[list[int]]]:
+def passes_of(sequences: Sequence[Sequence[int]], reads: Sequence[Read], limit: int) -> tuple[int, list[list[int]]]:
     """The passes of :func:`layer_states` for a request: number of tokens that run once, and the indices of each pass.
 
     A pass that is run alone, with the same number of shared tokens, gives bitwise identical results. ``limit`` is the maximum
     number of own tokens in a pass.
     """
-    length = min(shared_prefix(sequences), *starts)
+    length = min(shared_prefix(sequences), first_read(reads))
     own = [len(ids) - length for ids in sequences]
     return length, [list(part) for part in cut_by_length(range(len(sequences)), own.__getitem__, limit)]
 
 
 def states_key(
-    model: Engine, sequences: Sequence[Sequence[int]], layers: Sequence[int], *, starts: Sequence[int] | None, adapter: str
+    model: Engine, sequences: Sequence[Sequence[int]], layers: Sequence[int], *, reads: Sequence[Read] | None, adapter: str
 ) -> str:
     """Key of the states of sequences in a :class:`cotune.model.engine.state_store.StateStore`: all that could change them.
 
     Arguments as in :func:`layer_states`.
     """
-    asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
+    asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "reads": reads, "layers": layers}
     return content_hash({**asked, **model.facts()}, 32)

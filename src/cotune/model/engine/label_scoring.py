@@ -19,6 +19,7 @@ from cotune.model.engine.hidden_states import layer_states
 from cotune.model.engine.scoring import Batch, cut_batches, score_in_memory
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.reads import counts, first_read
 from cotune.prompt.render import RenderedRow
 
 _ENDLESS = 1 << 40
@@ -36,7 +37,7 @@ def score_labels(
     fresh: bool = False,
     progress: Progress | None = None,
 ) -> LabelScores:
-    """Log-probabilities of the labels for each row.
+    """Log-probabilities of the labels for each row, or for each of its words if the adapter's probe reads words.
 
     Args:
         rows: input fields of each row.
@@ -53,7 +54,9 @@ def score_labels(
     if not rows:
         return LabelScores(np.zeros((0, len(labels))))
     rendered, probe, prefix, batches = _batches(model, prompt, rows, labels, adapter, batch_rows)
-    scores = np.empty((len(rendered), len(labels)))
+    states = counts([row.read for row in rendered] if probe is not None else None, len(rendered))
+    ends = np.cumsum(states)
+    scores = np.empty((sum(states), len(labels)))
     cached = plain = 0
     cache = None if fresh else model.cache
     # A pass ends at the layer that a probe reads, which scores all labels.
@@ -78,7 +81,7 @@ def score_labels(
             if cache:
                 cache.put(key, part_scores, cost)
         ran += cost
-        scores[list(batch.places)] = part_scores
+        scores[np.concatenate([np.arange(ends[i] - states[i], ends[i]) for i in batch.places])] = part_scores
         if progress:
             progress(round(cost * share))
     if probe is not None:
@@ -140,13 +143,15 @@ def _batches(
     batch_rows: int | None = None,
 ) -> tuple[list[RenderedRow], Probe | None, tuple[int, ...], list[Batch]]:
     """The rendered rows of a request, the probe that reads them, the token ids that run once, and the batches."""
-    rendered, probe = model.renderer.render(prompt, rows, labels), model.adapters.probe(adapter)
+    probe = model.adapters.probe(adapter)
+    render = model.renderer.render if probe is None or not probe.words else model.renderer.render_twice
+    rendered = render(prompt, rows, labels)
     most: int | None = None
     if probe is not None:
         # A probe reads the states of the prompt, so no label words are processed.
         rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
         # Tokens whose mean it reads must run with their row.
-        most = min(row.start for row in rendered)
+        most = first_read([row.read for row in rendered])
     prefix = model.request_prefix(adapter, [row.prompt_ids for row in rendered], most)
     return rendered, probe, prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
 
@@ -167,12 +172,12 @@ def _compute(
         with torch.inference_mode():
             return score_in_memory(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, probe, labels)
     if probe is not None:
-        ids, starts = [row.prompt_ids for row in rows], [row.start for row in rows]
-        states = layer_states(model, ids, [probe.layer], starts=starts, adapter=adapter, progress=None)[0]
+        ids, reads = [row.prompt_ids for row in rows], [row.read for row in rows]
+        states = layer_states(model, ids, [probe.layer], reads=reads, adapter=adapter, progress=None)[0]
         return probe.log_probs(states, labels), sum(batch.lengths)
     return naive_label_scores(model.model, rows, batch_tokens=model.settings.batch_tokens)
 
 
 def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None) -> str:
     scoring = "full" if top is None else f"top-{top}"
-    return model.request_key(adapter, prefix, batch.suffixes, skips=batch.skips, labels=list(answers), scoring=scoring)
+    return model.request_key(adapter, prefix, batch.suffixes, reads=batch.reads, labels=list(answers), scoring=scoring)

@@ -32,12 +32,14 @@ from cotune.model.layers.cut import (
     entering,
     layer_outputs,
     layers_of,
+    means,
     norm_epsilon,
     pooled,
     read_layers,
     unit_rms,
 )
 from cotune.model.loading.minimal_llama import LightLlama
+from cotune.prompt.reads import Read, by_words
 
 _log = logging.getLogger(__name__)
 
@@ -123,30 +125,32 @@ class PackedRunner:
         return chosen, keys
 
     def layer_states(
-        self, plan: PackedPlan, prefix: PrefixState, layers: Sequence[int], skips: Sequence[int] | None = None
+        self, plan: PackedPlan, prefix: PrefixState, layers: Sequence[int], reads: Sequence[Read] | None = None
     ) -> Tensor:
-        """States of each row of one pass after each of several layers, ``[layers, rows, width]`` in fp32.
+        """States of each row, or of its words, of one pass after each of several layers, ``[layers, states, width]`` in fp32.
 
         They are divided by their root mean square. The pass ends after the highest of the layers.
 
         Args:
             prefix: state of the shared prefix, at least as deep as the highest layer.
             layers: each from 1 to the model's depth.
-            skips: number of own tokens at the beginning of each row that are left out of the mean. The result is then the state
-                at the last token beside the mean over the row, ``[layers, rows, 2 x width]``. None gives the state at the last
-                token alone.
+            reads: what is read of each row, at positions of its own tokens. Of a whole row this is the state at the last token
+                beside the mean, ``[layers, rows, 2 x width]``; of words ``[layers, words, width]``. None gives the state at the
+                last token alone.
         """
         last = max(layers)
-        read = plan.last if skips is None else None
-        with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], skips)) as outputs:
+        read = plan.last if reads is None else None
+        with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], reads)) as outputs:
             self._run(plan.ids, plan.positions, Pass(plan, prefix.layers, read=read), depth=last)
         return torch.stack([outputs[n] for n in layers])
 
-    def _row_states(self, plan: PackedPlan, states: Tensor, skips: Sequence[int] | None) -> Tensor:
-        if skips is None:
+    def _row_states(self, plan: PackedPlan, states: Tensor, reads: Sequence[Read] | None) -> Tensor:
+        if reads is None:
             return unit_rms(states.index_select(0, plan.last), self._epsilon)
-        own = [plan.head + places[skip:] for places, skip in zip(plan.own_places, skips, strict=True)]
-        return pooled(unit_rms(states, self._epsilon), plan.last, own)
+        unit, rows = unit_rms(states, self._epsilon), [plan.head + places for places in plan.own_places]
+        if by_words(reads):
+            return means(unit, [places[slice(*word)] for places, words in zip(rows, reads, strict=True) for word in words])
+        return pooled(unit, plan.last, [places[read:] for places, read in zip(rows, reads, strict=True)])
 
     def states(self, plan: PackedPlan, prefix: PrefixState, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after each number of layers, ``[layers, tokens, width]``; None for after the final norm."""
@@ -159,9 +163,9 @@ class PackedRunner:
         return hidden[: plan.tokens]
 
     def window(
-        self, plan: PackedPlan, first: int, last: int, edge: Tensor | None, skips: Sequence[int] | None = None
+        self, plan: PackedPlan, first: int, last: int, edge: Tensor | None, reads: Sequence[Read] | None = None
     ) -> Tensor:
-        """States ``[rows, width]`` of each row after ``last`` layers, running only those from ``first`` up.
+        """States ``[rows, width]`` of each row, or of its words, after ``last`` layers, running only those from ``first`` up.
 
         Args:
             plan: the layout, with the whole shared prefix as its head.
@@ -169,7 +173,7 @@ class PackedRunner:
             last: layer that is read.
             edge: ``[tokens, width]`` states of all tokens of the plan, without its padding, after ``first`` layers; None if
                 ``first`` is 0.
-            skips: as for :meth:`layer_states`.
+            reads: as for :meth:`layer_states`.
 
         Returns:
             fp32, divided by their root mean square.
@@ -177,10 +181,10 @@ class PackedRunner:
         part = self._part(first, last)
         if edge is not None and plan.padding:
             edge = pad(edge, (0, 0, 0, plan.padding))
-        current = Pass(plan, read=plan.last if skips is None else None, last=layers_of(part)[-1])
+        current = Pass(plan, read=plan.last if reads is None else None, last=layers_of(part)[-1])
         with running(current), nullcontext() if edge is None else entering(part, edge[None]):
             hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
-        return self._row_states(plan, hidden, skips)
+        return self._row_states(plan, hidden, reads)
 
     def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState, step: DecodeStep) -> Tensor:
         """Hidden states ``[tokens, width]`` of a decoding step over the rows' newest tokens."""

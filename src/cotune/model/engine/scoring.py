@@ -18,6 +18,7 @@ from cotune.model.engine.row_blocks import as_tensor
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.trie import LabelTrie, build_trie, label_scores
 from cotune.model.hardware.machine import halve_until_it_fits
+from cotune.prompt.reads import Read, moved
 from cotune.prompt.render import RenderedRow
 
 if TYPE_CHECKING:
@@ -26,21 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that run together: indices in the request, own tokens, and the trie that they share.
-
-    The first ``skips`` tokens of each row are the same for all rows of its prompt.
-    """
+    """Rows that run together: indices in the request, own tokens, the trie that they share, and what a probe reads of each."""
 
     places: tuple[int, ...]
     suffixes: tuple[tuple[int, ...], ...]
     trie: LabelTrie
     completions: tuple[tuple[int, ...], ...]
-    skips: tuple[int, ...] = ()
+    reads: tuple[Read, ...] = ()
 
     def part(self, start: int, end: int) -> Batch:
         """The batch of rows ``start`` to ``end``."""
         rows = slice(start, end)
-        return Batch(self.places[rows], self.suffixes[rows], self.trie, self.completions, self.skips[rows])
+        return Batch(self.places[rows], self.suffixes[rows], self.trie, self.completions, self.reads[rows])
 
     @property
     def lengths(self) -> list[int]:
@@ -71,8 +69,14 @@ def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, bat
         for start, end in pairwise([0, *cuts]):
             part = places[start:end]
             suffixes = tuple(rows[i].prompt_ids[prefix:] for i in part)
-            batches.append(Batch(tuple(part), suffixes, trie, completions, tuple(max(0, rows[i].start - prefix) for i in part)))
+            reads = tuple(_own_read(rows[i].read, prefix) for i in part)
+            batches.append(Batch(tuple(part), suffixes, trie, completions, reads))
     return batches
+
+
+def _own_read(read: Read, prefix: int) -> Read:
+    """A read at positions of a row's own tokens. Label words read nothing, so that their prefix may be longer."""
+    return max(0, read - prefix) if isinstance(read, int) else moved(read, prefix)
 
 
 def _even_cuts(costs: Sequence[int], most: int) -> list[int]:
@@ -108,7 +112,7 @@ def score_in_memory(
     probe: Probe | None,
     labels: Sequence[str],
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` scores of a batch, and its number of tokens; in smaller parts if memory runs out.
+    """``[rows, labels]`` scores of a batch, or of its words, and its number of tokens; in smaller parts if memory runs out.
 
     Args:
         prefix: state of the rows' common prefix.
@@ -132,9 +136,9 @@ def score_in_memory(
 
 
 def _row_states(runner: PackedRunner, prefix: PrefixState, batch: Batch, layer: int) -> NDArray[np.float32]:
-    """``[rows, 2 x width]`` states after a layer, see :meth:`PackedRunner.layer_states`; no labels are processed."""
+    """States of rows or words after a layer, see :meth:`PackedRunner.layer_states`; no labels are processed."""
     plan = plan_pass(batch.suffixes, prefix=prefix.length, merge=batch.lengths, device=runner.device)
-    states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.skips)[0].cpu().numpy()
+    states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.reads)[0].cpu().numpy()
     return states
 
 

@@ -188,11 +188,16 @@ def pooled(states: Tensor, last: Tensor, own: Sequence[NDArray[np.int64]]) -> Te
         last: ``[rows]`` position of each row's last token.
         own: positions of each row's tokens whose mean is taken, at least one.
     """
+    return torch.cat([states.index_select(0, last), means(states, own)], dim=1)
+
+
+def means(states: Tensor, own: Sequence[NDArray[np.int64]]) -> Tensor:
+    """``[parts, width]`` means of ``states`` ``[tokens, width]`` at each part's positions, at least one."""
     counts = torch.tensor([len(places) for places in own], device=states.device)
-    rows = torch.arange(len(own), device=states.device).repeat_interleave(counts)
+    parts = torch.arange(len(own), device=states.device).repeat_interleave(counts)
     flat = torch.from_numpy(np.concatenate(own)).to(states.device)
-    sums = states.new_zeros(len(own), states.shape[1]).index_add(0, rows, states.index_select(0, flat))
-    return torch.cat([states.index_select(0, last), sums / counts[:, None]], dim=1)
+    sums = states.new_zeros(len(own), states.shape[1]).index_add(0, parts, states.index_select(0, flat))
+    return sums / counts[:, None]
 
 
 def norm_epsilon(model: Any) -> float:

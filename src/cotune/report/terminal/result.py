@@ -52,7 +52,9 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     ]
     rows = counted(decimal(arm.get("n"), 0), "test row")
     lead = f"{capitalised(metric)} {decimal(arm['score'])} on {rows}{interval}"
-    needed = _needed(references.get("tfidf")) if references else ""
+    # Tags of words have no such reference.
+    tried = "tfidf" in fields(summary.get("references"))
+    needed = _needed(references.get("tfidf")) if references and tried else ""
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
 
 

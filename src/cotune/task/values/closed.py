@@ -1,7 +1,8 @@
 """Closed fields: the parts of a JSON output that are each one of a few values, as its schema says.
 
 An output all of whose parts are closed, such as ``{"urgent": true, "mood": "angry"}``, is a row of choices. These can be read
-off a hidden state, each by its own linear map, where any other JSON has to be generated.
+off a hidden state, each by its own linear map. Parts may also be copied from the row's text, see
+:mod:`cotune.task.values.tags`. Any other JSON has to be generated.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, groupby
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,13 @@ _MOST_RANGE = 24
 
 
 class AnswerFields(Protocol):
-    """Fields with a few values each, by which an answer is read off a hidden state instead of being generated."""
+    """Fields with a few values each, by which an answer is read off hidden states instead of being generated.
+
+    Attributes:
+        words: whether each word of a row has a state that is read, and then the whole row; False if only the row has one.
+    """
+
+    words: ClassVar[bool]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -37,12 +44,15 @@ class AnswerFields(Protocol):
         """Number of values of each field."""
         ...
 
-    def places(self, output: str) -> tuple[int, ...] | None:
-        """Place in :attr:`names` of each field's value in an output; None if the output has another form or value."""
+    def places(self, output: str, text: str) -> NDArray[np.int64] | None:
+        """``[states, fields]`` places in :attr:`names` of the values in an output for a row's text, at each state that is read.
+
+        None if the output has another form or value.
+        """
         ...
 
-    def answers(self, log_probs: NDArray[np.float64]) -> tuple[str, ...]:
-        """The outputs of rows, given ``[rows, values]`` log-probabilities of :attr:`names`."""
+    def answers(self, log_probs: NDArray[np.float64], texts: Sequence[str]) -> tuple[str, ...]:
+        """The outputs of rows with these texts, given ``[states, values]`` log-probabilities of :attr:`names`, row by row."""
         ...
 
 
@@ -78,6 +88,32 @@ class ClosedField:
         return tuple(f"{start}{':' if self.item is not None else '='}{_text_of(value)}" for value in self.values)
 
 
+Blank = Literal["absent", "null", "empty", "never"]
+
+
+@dataclass(frozen=True)
+class CopiedField:
+    """A part of an output that is copied from the row's text.
+
+    Attributes:
+        path: where it stands in the output, such as ``slots.city``, or ``people[]`` for the items of a list.
+        type: ``string``, ``integer`` or ``number``.
+        blank: what is written if nothing is copied: ``absent`` (no such property), ``null``, ``empty`` (a text or list), or
+            ``never`` if something must be copied.
+        most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
+    """
+
+    path: str
+    type: str
+    blank: Blank
+    most: int = 1
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list, which may have several values."""
+        return self.path.endswith("[]")
+
+
 @dataclass(frozen=True)
 class ClosedFields:
     """All fields of a closed output, in the order of its schema.
@@ -88,8 +124,10 @@ class ClosedFields:
         sizes: number of values of each field.
     """
 
+    words: ClassVar[bool] = False
+
     fields: tuple[ClosedField, ...]
-    _root: _Node = field(repr=False)
+    _root: Node = field(repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -102,7 +140,7 @@ class ClosedFields:
     @cached_property
     def _starts(self) -> tuple[int, ...]:
         """Place of each field's first value."""
-        return tuple(accumulate((0, *self.sizes[:-1])))
+        return tuple(accumulate((0, *self.sizes)))[: len(self.sizes)]
 
     @property
     def lists(self) -> list[tuple[slice, tuple[int, int]]]:
@@ -115,27 +153,30 @@ class ClosedFields:
         return found
 
     @cached_property
-    def _known(self) -> dict[str, tuple[int, ...] | None]:
+    def _known(self) -> dict[str, NDArray[np.int64] | None]:
         """Places of the outputs so far: the same rows are asked for with every prompt, and reading JSON takes long."""
         return {}
 
-    def places(self, output: str) -> tuple[int, ...] | None:
-        """Place in :attr:`names` of each field's value in an output; None if the output has another form or value."""
+    def places(self, output: str, text: str = "") -> NDArray[np.int64] | None:
+        """``[1, fields]`` place in :attr:`names` of each field's value; None if the output has another form or value."""
         if output not in self._known:
-            self._known[output] = self._read(output)
+            value = json_in(output)
+            self._known[output] = None if value is NO_JSON else self.places_of(value)
         return self._known[output]
 
-    def _read(self, output: str) -> tuple[int, ...] | None:
-        value = json_in(output)
-        if value is NO_JSON:
-            return None
+    def places_of(self, value: Any) -> NDArray[np.int64] | None:
+        """The places of a JSON value."""
         found = list(self._root.read(value))
         if len(found) != len(self.fields) or None in found:
             return None
-        return tuple(start + place for start, place in zip(self._starts, found, strict=True) if place is not None)
+        return np.array([[start + place for start, place in zip(self._starts, found, strict=True) if place is not None]])
 
-    def answers(self, log_probs: NDArray[np.float64]) -> tuple[str, ...]:
-        """The outputs with the likeliest value of each field, given ``[rows, values]`` log-probabilities.
+    def answers(self, log_probs: NDArray[np.float64], texts: Sequence[str] = ()) -> tuple[str, ...]:
+        """The outputs with the likeliest value of each field, given ``[rows, values]`` log-probabilities."""
+        return tuple(json_text(self._root.written(iter(self.values(places)))) for places in self.chosen(log_probs).tolist())
+
+    def chosen(self, log_probs: NDArray[np.float64]) -> NDArray[np.int64]:
+        """``[rows, fields]`` places of the likeliest values.
 
         A list with more items than it may have loses the least likely ones, and one with fewer gets the likeliest others.
         """
@@ -148,12 +189,11 @@ class ClosedFields:
             lead = log_probs[:, start + 1] - log_probs[:, start]
             rank = np.argsort(np.argsort(-lead, axis=1, kind="stable"), axis=1)
             chosen[:, columns] = start + np.where(rank < least, 1, np.where(rank >= most, 0, places - start))
-        return tuple(self.output(places) for places in chosen.tolist())
+        return chosen
 
-    def output(self, places: Sequence[int]) -> str:
-        """The output with the values at some places in :attr:`names`, one of each field."""
-        values = (one.values[place - start] for one, place, start in zip(self.fields, places, self._starts, strict=True))
-        return json_text(self._root.written(values))
+    def values(self, places: Sequence[int]) -> list[Any]:
+        """The values at some places in :attr:`names`, one of each field."""
+        return [one.values[place - start] for one, place, start in zip(self.fields, places, self._starts, strict=True)]
 
 
 def closed_fields(schema: Mapping[str, Any] | None) -> ClosedFields | None:
@@ -163,10 +203,10 @@ def closed_fields(schema: Mapping[str, Any] | None) -> ClosedFields | None:
     these, lists of distinct enumerated items, and objects of closed parts. A list's order carries no meaning: it is written in
     the order of the enumeration. Only a single value or a list may be optional in an object.
     """
-    root = _node(schema or {})
+    root = node_of(schema or {})
     if root is None or isinstance(root, _Value):
         return None
-    fields = tuple(root.fields(""))
+    fields = tuple(one for one in root.fields("") if isinstance(one, ClosedField))
     return ClosedFields(fields, root) if fields and sum(len(one.values) for one in fields) <= MOST_VALUES else None
 
 
@@ -175,31 +215,35 @@ def open_parts(schema: Mapping[str, Any] | None, path: str = "") -> list[str]:
     schema = schema or {}
     properties, found = schema.get("properties"), []
     if not isinstance(properties, Mapping) or not properties:
-        return [] if _node(schema) is not None else [path]
+        return [] if node_of(schema) is not None else [path]
     for name, part in properties.items():
         inner = f"{path}.{name}" if path else str(name)
         found += open_parts(part, inner) if isinstance(part, Mapping) else [inner]
     return found
 
 
-class _Node(ABC):
+class Node(ABC):
     """A part of a schema."""
 
     @abstractmethod
-    def fields(self, path: str) -> Iterator[ClosedField]:
+    def fields(self, path: str) -> Iterator[ClosedField | CopiedField]:
         """Its fields, in order."""
 
     @abstractmethod
     def read(self, value: Any) -> Iterator[int | None]:
-        """The number of each field's value; None for one that does not fit."""
+        """The number of each closed field's value; None for one that does not fit."""
+
+    def copied(self, value: Any) -> Iterator[list[Any]]:
+        """The values of each copied field in a value that fits."""
+        yield from ()
 
     @abstractmethod
     def written(self, values: Iterator[Any]) -> Any:
-        """The part with the next values, one of each of its fields."""
+        """The part with the next values, one of each of its fields; a list of those of a copied field."""
 
 
 @dataclass(frozen=True)
-class _Value(_Node):
+class _Value(Node):
     """A single value; with one possible value it is no field."""
 
     values: tuple[Any, ...]
@@ -223,7 +267,7 @@ class _Value(_Node):
 
 
 @dataclass(frozen=True)
-class _List(_Node):
+class _List(Node):
     """A list of distinct items, each of which is in it or not."""
 
     items: tuple[Any, ...]
@@ -260,12 +304,47 @@ class _List(_Node):
 
 
 @dataclass(frozen=True)
-class _Object(_Node):
+class _Copied(Node):
+    """Values that are copied from the row's text."""
+
+    field: CopiedField
+
+    def fields(self, path: str) -> Iterator[CopiedField]:
+        yield self.field
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        if isinstance(value, list):
+            fits = (self.field.many or self.field.most > 1) and all(map(self._fits, value))
+        else:
+            fits = value is ABSENT or value is None or (not self.field.many and self._fits(value))
+        if not fits:
+            yield None
+
+    def _fits(self, value: Any) -> bool:
+        if self.field.type == "string":
+            return isinstance(value, str)
+        return type(value) is int or (self.field.type == "number" and type(value) is float)
+
+    def copied(self, value: Any) -> Iterator[list[Any]]:
+        listed = value if isinstance(value, list) else [value]
+        yield [one for one in listed if one is not ABSENT and one is not None and one != ""]
+
+    def written(self, values: Iterator[Any]) -> Any:
+        found = next(values)[: self.field.most]
+        if found:
+            return found if self.field.many or len(found) > 1 else found[0]
+        if self.field.blank == "absent":
+            return ABSENT
+        return None if self.field.blank == "null" else [] if self.field.many else ""
+
+
+@dataclass(frozen=True)
+class _Object(Node):
     """An object of closed properties."""
 
-    properties: tuple[tuple[str, _Node], ...]
+    properties: tuple[tuple[str, Node], ...]
 
-    def fields(self, path: str) -> Iterator[ClosedField]:
+    def fields(self, path: str) -> Iterator[ClosedField | CopiedField]:
         for name, node in self.properties:
             yield from node.fields(f"{path}.{name}" if path else name)
 
@@ -276,6 +355,10 @@ class _Object(_Node):
         for name, node in self.properties:
             yield from node.read(value.get(name, ABSENT))
 
+    def copied(self, value: Any) -> Iterator[list[Any]]:
+        for name, node in self.properties:
+            yield from node.copied(value.get(name, ABSENT))
+
     def written(self, values: Iterator[Any]) -> Any:
         found = {name: node.written(values) for name, node in self.properties}
         return {name: value for name, value in found.items() if value is not ABSENT}
@@ -285,21 +368,25 @@ def _text_of(value: Any) -> str:
     return repr(value) if value is ABSENT else json_text(value)
 
 
-def _node(schema: Any) -> _Node | None:
+def node_of(schema: Any, copied: Mapping[str, CopiedField] | None = None, path: str = "") -> Node | None:
+    """A schema as a tree of closed parts and of those that are ``copied``, by path; None if it has others."""
     if not isinstance(schema, Mapping):
         return None
-    if (values := _single(schema)) is not None:
+    for own in (path, f"{path}[]"):
+        if copied and (found := copied.get(own)) is not None:
+            return _Copied(found)
+    if (values := single_values_of(schema)) is not None:
         return _Value(values)
     if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
-        items = _single(schema["items"])
+        items = single_values_of(schema["items"])
         if not items or "prefixItems" in schema or "contains" in schema:
             return None
         bounds = int(schema.get("minItems", 0)), min(len(items), int(schema.get("maxItems", len(items))))
         return _List(items, bounds) if bounds[0] <= bounds[1] else None
-    return _object(schema)
+    return _object(schema, copied, path)
 
 
-def _object(schema: Mapping[str, Any]) -> _Object | None:
+def _object(schema: Mapping[str, Any], copied: Mapping[str, CopiedField] | None, path: str) -> _Object | None:
     inner = schema.get("properties")
     if schema.get("type", "object") != "object" or not isinstance(inner, Mapping) or not inner:
         return None
@@ -307,7 +394,7 @@ def _object(schema: Mapping[str, Any]) -> _Object | None:
         return None
     required, found = schema.get("required", ()), []
     for name, part in inner.items():
-        node = _node(part)
+        node = node_of(part, copied, f"{path}.{name}" if path else str(name))
         if node is not None and name not in required:
             node = _optional(node)
         if node is None:
@@ -316,20 +403,22 @@ def _object(schema: Mapping[str, Any]) -> _Object | None:
     return _Object(tuple(found))
 
 
-def _optional(node: _Node) -> _Node | None:
+def _optional(node: Node) -> Node | None:
     if isinstance(node, _Value):
         return _Value((ABSENT, *node.values))
+    if isinstance(node, _Copied):
+        return node
     return _List(node.items, node.bounds, optional=True) if isinstance(node, _List) else None
 
 
-def _single(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:
+def single_values_of(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """The possible single values under a schema, each once; None if they are not few."""
     if "const" in schema:
         values: Sequence[Any] = [schema["const"]]
     elif isinstance(schema.get("enum"), list):
         values = schema["enum"]
     elif isinstance(schema.get("anyOf"), list):
-        parts = [_single(option) if isinstance(option, Mapping) else None for option in schema["anyOf"]]
+        parts = [single_values_of(option) if isinstance(option, Mapping) else None for option in schema["anyOf"]]
         if None in parts:
             return None
         values = [value for part in parts for value in part or ()]

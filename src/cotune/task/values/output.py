@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.values.closed import AnswerFields, closed_fields
+from cotune.task.values.closed import AnswerFields, CopiedField
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
 from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
 from cotune.task.values.scale import Scale
 from cotune.task.values.schema import Validator, schema_problem
+from cotune.task.values.tags import answer_fields
 
 __all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_output"]
 
@@ -29,12 +30,14 @@ class Output:
         labels: all labels, sorted; empty for the other types.
         schema_text: the JSON Schema of JSON and numbers as JSON text; empty for the other types.
         label_type: type of the labels in the data: texts, numbers or truth values.
+        copied: the parts of JSON that are copied from the row's text, if all others are closed.
     """
 
     type: OutputType = "label"
     labels: tuple[str, ...] = ()
     schema_text: str = ""
     label_type: LabelType = "text"
+    copied: tuple[CopiedField, ...] = ()
 
     @property
     def kind(self) -> OutputKind:
@@ -51,13 +54,13 @@ class Output:
 
     @cached_property
     def fields(self) -> AnswerFields | None:
-        """The fields that a probe can read: closed ones of JSON, or a number's thresholds; None if there are none.
+        """The fields that a probe can read: closed ones of JSON, tags of copied ones, or a number's thresholds; None without.
 
         Raises:
             ValueError: a number's scale is invalid.
         """
         if self.kind.nested_cells:
-            return closed_fields(self.schema)
+            return answer_fields(self.schema, self.copied)
         return Scale.from_json(self.schema) if self.schema is not None else None
 
     @property
@@ -122,6 +125,8 @@ class Output:
             record["schema"] = dict(self.schema)
         if self.label_type != "text":
             record["label_type"] = self.label_type
+        if self.copied:
+            record["copied"] = [asdict(one) for one in self.copied]
         return record
 
     @classmethod
@@ -131,7 +136,7 @@ class Output:
         Raises:
             InputError: it is not a valid description.
         """
-        keys = {"type", "labels", "schema", "label_type"}
+        keys = {"type", "labels", "schema", "label_type", "copied"}
         if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - keys:
             raise InputError("the output has no type", where="output", hint="It needs a type.")
         name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
@@ -149,7 +154,33 @@ class Output:
                 raise InputError(str(error), where="output") from error
         if (label_type := data.get("label_type", "text")) not in LABEL_TYPES or (kind.written and label_type != "text"):
             raise InputError(f"labels are not of the type {label_type!r}", where="output")
-        return cls(name, tuple(labels), "" if schema is None else json_text(schema), label_type)
+        found = cls(name, tuple(labels), "" if schema is None else json_text(schema), label_type, _copied(data))
+        if found.copied and found.fields is None:
+            raise InputError("the copied parts do not fit the schema", where="output")
+        return found
+
+
+def _copied(data: Mapping[str, Any]) -> tuple[CopiedField, ...]:
+    """The copied parts in a description.
+
+    Raises:
+        InputError: they are invalid.
+    """
+    try:
+        found = tuple(CopiedField(**one) for one in data.get("copied", []))
+    except TypeError as error:
+        raise InputError("the copied parts are invalid", where="output") from error
+    sound = all(
+        isinstance(one.path, str)
+        and one.type in ("string", "integer", "number")
+        and one.blank in ("absent", "null", "empty", "never")
+        and type(one.most) is int
+        and one.most > 0
+        for one in found
+    )
+    if not sound or (found and not KINDS[data["type"]].nested_cells):
+        raise InputError("the copied parts are invalid", where="output")
+    return found
 
 
 def label_output(labels: Sequence[str], label_type: LabelType = "text") -> Output:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,8 @@ class Scale:
         decimals: number of decimals of an answer.
     """
 
+    words: ClassVar[bool] = False
+
     thresholds: tuple[float, ...]
     levels: tuple[float, ...]
     decimals: int
@@ -54,12 +56,12 @@ class Scale:
         """Two for each threshold."""
         return (2,) * len(self.thresholds)
 
-    def places(self, output: str) -> tuple[int, ...] | None:
-        """Place in :attr:`names` of each threshold's side that a number is on; None if the output has no number."""
+    def places(self, output: str, text: str = "") -> NDArray[np.int64] | None:
+        """``[1, thresholds]`` place in :attr:`names` of the side that a number is on; None if the output has no number."""
         number = number_in(output)
-        return None if number is None else tuple(2 * i + (number > one) for i, one in enumerate(self.thresholds))
+        return None if number is None else np.array([[2 * i + (number > one) for i, one in enumerate(self.thresholds)]])
 
-    def answers(self, log_probs: NDArray[np.float64]) -> tuple[str, ...]:
+    def answers(self, log_probs: NDArray[np.float64], texts: Sequence[str] = ()) -> tuple[str, ...]:
         """The mean of each row's distribution as text, given ``[rows, 2 x thresholds]`` log-probabilities of :attr:`names`."""
         numbers = self.levels[0] + np.exp(log_probs[:, 1::2]) @ np.diff(self.levels)
         return tuple(number_text(Decimal(f"{number:.{self.decimals}f}")) for number in numbers.tolist())

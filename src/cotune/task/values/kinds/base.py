@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from cotune.errors import InputError, shortened
+from cotune.task.values.closed import CopiedField
 from cotune.task.values.number_style import NumberStyle
 
 CellReader = Callable[[str, str], str]
@@ -146,9 +147,18 @@ class OutputKind:
         allowed = {label.strip() for label in labels}
         return lambda cell, where: _text(cell, where, allowed)
 
-    def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """The JSON Schema of outputs; ``given`` comes from the user or an earlier bundle. None for kinds without a schema."""
+    def schema_of(
+        self, outputs: Sequence[str], given: Mapping[str, Any] | None, texts: Sequence[str] = ()
+    ) -> Mapping[str, Any] | None:
+        """The JSON Schema of outputs, whose rows have these ``texts``; None for kinds without a schema.
+
+        ``given`` comes from the user or an earlier bundle.
+        """
         return None
+
+    def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
+        """The parts of outputs that are copied from the rows' texts, if all others are closed."""
+        return ()
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
         """An earlier bundle's schema if it fits these outputs, otherwise None."""

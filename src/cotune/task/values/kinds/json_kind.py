@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError, shortened
-from cotune.task.values.closed import closed_fields
+from cotune.task.values.closed import CopiedField, closed_fields
 from cotune.task.values.json_value import NO_JSON, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
+from cotune.task.values.tags import copied_fields
 
 _MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
 """Bounds of a schema in words: fields, values of an enumeration, characters of a value."""
@@ -49,17 +50,25 @@ class JsonKind(OutputKind):
         check = Validator(schema) if schema is not None else None
         return lambda cell, where: _json(cell, where, check)
 
-    def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    def schema_of(
+        self, outputs: Sequence[str], given: Mapping[str, Any] | None, texts: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
         """The given schema, else one inferred from the outputs.
 
-        Whole numbers that recur, such as ratings, get bounds if every part is then one of a few values and nothing has to be
-        generated. If other parts are generated, bounds would only rule numbers out.
+        Whole numbers that recur, such as ratings, get bounds if every part is then one of a few values or copied from the text,
+        and nothing has to be generated. If other parts are generated, bounds would only rule numbers out.
         """
         if given is not None:
             return given
         values = [parse_json(output) for output in outputs]
-        bounded = infer_schema(values, bounded=True)
-        return infer_schema(values) if closed_fields(bounded) is None else bounded
+        bounded, plain = infer_schema(values, bounded=True), infer_schema(values)
+        if closed_fields(bounded) is not None:
+            return bounded
+        # A number that stands in the text can be copied, whatever its size.
+        return bounded if texts and not self.copied(plain, outputs, texts) and self.copied(bounded, outputs, texts) else plain
+
+    def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
+        return copied_fields(schema, outputs, texts)
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
         if schema is None:

@@ -55,7 +55,9 @@ class NumberKind(OutputKind):
         """``r2`` for measurements, where near is nearly right: most outputs have decimals."""
         return "r2" if 2 * sum(map(_whole, outputs)) < len(outputs) else self.default_metric
 
-    def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    def schema_of(
+        self, outputs: Sequence[str], given: Mapping[str, Any] | None, texts: Sequence[str] = ()
+    ) -> Mapping[str, Any]:
         """The given schema, else one that says whether all outputs are integers, with their :class:`Scale`."""
         if given is not None:
             return given

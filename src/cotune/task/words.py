@@ -1,0 +1,29 @@
+"""Words of a text, as positions of characters: the units that are tagged when values are copied from the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+MOST_WORDS = 1000
+"""Maximum number of words of a text; the rest of a longer one is not tagged."""
+# Languages that are written without spaces: each of their characters is a word.
+_UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
+
+
+def text_of(fields: Mapping[str, str]) -> str:
+    """All input fields of a row as one text."""
+    return " ".join(fields.values())
+
+
+@lru_cache(maxsize=20_000)
+def words_of(text: str) -> tuple[tuple[int, int], ...]:
+    """Start and end of each word: letters and digits in a row, or a single other character that is no blank."""
+    found: list[tuple[int, int]] = []
+    for match in _WORD.finditer(text):
+        if len(found) == MOST_WORDS:
+            break
+        found.append(match.span())
+    return tuple(found)

@@ -1,0 +1,151 @@
+"""Runs whose answers are JSON with values copied from the text, which are read off by a tag on each word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
+
+from cotune.api import try_prompt
+from cotune.bundle import load
+from cotune.bundle.export.command import export_bundle
+from cotune.bundle.manifest import read_manifest
+from cotune.bundle.serve.shelf import Shelf
+from cotune.cache import cache_folder
+from cotune.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+_PLACES = ("pear", "cat", "saw", "cow", "mouse", "river", "tower")
+
+
+def write_rows(path: Path) -> Path:
+    rows: list[dict[str, Any]] = []
+    for i in range(90):
+        first, second = _PLACES[i % 7], _PLACES[(i // 7 + i + 3) % 7]
+        answer: dict[str, Any] = {"way": "to" if i % 2 else "from", "places": [f"{first} {i}", second][: 1 + i % 2]}
+        if i % 3:
+            answer["day"] = f"day {i % 40}"
+        by = f" on day {i % 40}" if i % 3 else ""
+        text = f"go to {first} {i} and {second}{by}" if i % 2 else f"come from {first} {i}{by}"
+        rows.append({"ask": text, "answer": answer})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def run(bench: Bench, out: Path, *more: str, at: tuple[str, str, int] | None = None) -> Ended:
+    rows = write_rows(bench.folder / "journeys.jsonl")
+    if not out.exists():
+        # Else each run would be told that the ones before had opened its test.
+        shutil.rmtree(cache_folder("ledger"), ignore_errors=True)
+    settings = ("--model", str(bench.model), "--budget", "320ktok", "--seed", "1", "--out", str(out))
+    limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=4")
+    readout = () if any(one.startswith("tune.readout") for one in more) else ("tune.readout=auto",)
+    columns = ("--input", "ask", "--output", "answer")
+    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, *readout, *more, at=at)
+
+
+@pytest.fixture(scope="module")
+def journeys(bench: Bench) -> Path:
+    out: Path = bench.folder / "journeys"
+    ended = run(bench, out)
+    assert ended.code == 0, ended.stderr
+    assert "s: json_f1 0." in ended.stdout and "TF-IDF" not in ended.stdout
+    return out
+
+
+def test_every_arm_copies_values_by_a_probe_and_generates_nothing(journeys: Path) -> None:
+    summary = summary_of(journeys)
+    copied = summary["output"]["copied"]
+    assert [(one["path"], one["blank"]) for one in copied] == [("places[]", "empty"), ("day", "absent")]
+    for arm in summary["arms"].values():
+        assert arm["decision"]["kind"] == arm["readout"] == "probe" and arm["layer"] is not None
+    assert summary["cost"].get("tokens_written", 0) == 0
+    best, references = summary["arms"]["best_tuned"], summary["references"]
+    low, high = best["ci"]
+    assert low <= best["score"] <= high and best["score"] > 0.5 > references["constant"]["score"]
+    assert list(references) == ["constant"]
+    assert {one["field"] for one in best["fields"]} == {"way", "places[]", "day"}
+    assert not (journeys / "report-error.txt").exists() and (journeys / "report.html").stat().st_size > 10_000
+
+
+def test_the_bundle_answers_as_the_test_did(journeys: Path) -> None:
+    manifest = read_manifest(journeys / "best")
+    assert manifest.fields is not None and manifest.fields.words and manifest.answer_tokens == 0
+    told = json.loads((journeys / "test_rows.json").read_text(encoding="utf-8"))["rows"]
+    predictor = load(journeys, threads=1, dtype="float32")
+    assert predictor.probe is not None and predictor.probe.words
+    rows = [row["input"] for row in told]
+    answers = predictor.predict(rows)
+    assert answers == [row["answers"]["best_tuned"] for row in told] and all(map(predictor.output.fits, answers))
+    assert [predictor.predict(row)[0] for row in rows[:2]] == answers[:2]
+    assert predictor.predict(rows[:1], probabilities=True)[0].probabilities == {}
+    states, log_probs = predictor.states(rows[:3])
+    assert states.shape == (3, predictor.model.width) and log_probs.shape == (3, len(predictor.labels))
+    served = next(iter(Shelf([predictor]).served.values()))
+    assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
+
+
+def test_a_text_may_be_empty_of_words_or_longer_than_the_model_reads(journeys: Path) -> None:
+    predictor = load(journeys, threads=1, dtype="float32")
+    answers = predictor.predict(["\u200b", "go to cat 7 " * 900], probabilities=True)
+    assert all(predictor.output.fits(one.answer) for one in answers)
+    assert [one.truncated for one in answers] == [False, True]
+
+
+def test_commands_predict_evaluate_try_and_export(bench: Bench, journeys: Path, tmp_path: Path) -> None:
+    ended = bench.commands.run("predict", str(journeys), "--input", "go to cow 3 and saw on day 2")
+    assert ended.code == 0 and set(json.loads(ended.stdout)) >= {"way", "places"}, ended.stderr
+    rows = tmp_path / "new.csv"
+    rows.write_text("ask\ngo to cow 3 and saw\ncome from pear 5\n", encoding="utf-8")
+    for name, executor in (("usual.csv", ()), ("local.csv", ("--executor", "local"))):
+        ended = bench.commands.run("predict", str(journeys), str(rows), "--out", str(tmp_path / name), *executor)
+        assert ended.code == 0, ended.stderr
+    assert (tmp_path / "usual.csv").read_text() == (tmp_path / "local.csv").read_text()
+    ended = bench.commands.run("evaluate", str(journeys), str(bench.folder / "journeys.jsonl"), "--json")
+    assert ended.code == 0 and json.loads(ended.stdout)["score"] > 0.4, ended.stderr
+    assert try_prompt(journeys, "What is asked? {ask}\nJSON:").to_json()
+    with pytest.raises(InputError, match="copies values"):
+        export_bundle(journeys, tmp_path / "out", "merged")
+
+
+def test_a_run_may_start_from_such_a_bundle(bench: Bench, journeys: Path) -> None:
+    out = bench.folder / "journeys-on"
+    ended = run(bench, out, "--from", str(journeys))
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(out)
+    assert "previous" in summary["arms"] and summary["arms"]["previous"]["readout"] == "probe"
+
+
+@pytest.mark.parametrize("at", [("line", "train", 2), ("line", "embed", 3)])
+def test_a_killed_run_ends_with_the_same_numbers(bench: Bench, journeys: Path, at: tuple[str, str, int]) -> None:
+    out = bench.folder / f"journeys-killed-{at[1]}"
+    assert run(bench, out, at=at).code == -9
+    ended = run(bench, out)
+    assert ended.code == 0, ended.stderr
+    assert without_times(journal_of(out)) == without_times(journal_of(journeys))
+
+
+def test_words_generate_the_json_as_before(bench: Bench) -> None:
+    out = bench.folder / "journeys-written"
+    ended = run(bench, out, "tune.readout=words", "limit.test=4", "limit.train=12", "limit.dev=4")
+    assert ended.code == 0, ended.stderr
+    assert summary_of(out)["cost"]["tokens_written"] > 0
+    assert not any(event["kind"] == "embed" for event in journal_of(out))
+
+
+def test_states_of_the_same_words_do_not_depend_on_what_else_is_asked(journeys: Path) -> None:
+    predictor = load(journeys, threads=1, dtype="float32")
+    rows = [{"ask": text} for text in ("go to cow 3 and saw", "come from pear 5 on day 1")]
+    both = predictor.model.score(predictor.prompt, rows, predictor.labels, adapter=predictor.adapter_id, fresh=True).log_probs
+    alone = [
+        predictor.model.score(predictor.prompt, [row], predictor.labels, adapter=predictor.adapter_id, fresh=True).log_probs
+        for row in rows
+    ]
+    np.testing.assert_allclose(both, np.concatenate(alone), atol=1e-4)

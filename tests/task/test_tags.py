@@ -1,0 +1,213 @@
+"""Tags of words: which outputs are copied from their texts, and that right tags give the right output."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.errors import InputError
+from cotune.task.values.closed import AnswerFields
+from cotune.task.values.kinds.registry import KINDS
+from cotune.task.values.output import Output
+from cotune.task.values.schema import Validator
+from cotune.task.values.tags import Tags, _likeliest, answer_fields, copied_fields, found_in
+from cotune.task.words import words_of
+
+TEXTS = ["Ann Lee and Bob fly from Rome to Oslo", "to Bern, from Oslo please", "seats to Rome for Bob", "hello"]
+OUTPUTS: list[dict[str, Any]] = [
+    {"ask": "flight", "to": "Oslo", "stops": {"from": "Rome"}, "names": ["Ann Lee", "Bob"]},
+    {"ask": "flight", "to": "Bern", "stops": {"from": "Oslo"}, "names": []},
+    {"ask": "seats", "to": "Rome", "stops": {}, "names": ["Bob"]},
+    {"ask": "none", "stops": {}, "names": []},
+]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "ask": {"enum": ["flight", "seats", "none"]},
+        "to": {"type": "string"},
+        "stops": {"type": "object", "properties": {"from": {"type": "string"}}, "required": []},
+        "names": {"type": "array", "items": {"type": "string"}, "maxItems": 2},
+    },
+    "required": ["ask", "stops", "names"],
+}
+
+
+def tags_of(schema: dict[str, Any], outputs: list[dict[str, Any]], texts: list[str]) -> AnswerFields | None:
+    return answer_fields(schema, copied_fields(schema, [json.dumps(one) for one in outputs], texts))
+
+
+def certain(fields: AnswerFields, output: dict[str, Any], text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Log-probabilities of a model that knows every tag."""
+    places = fields.places(json.dumps(output), text)
+    assert places is not None
+    table = np.full((len(places), len(fields.names)), -9.0)
+    np.put_along_axis(table, places, 0.0, axis=1)
+    return table
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_right_tags_give_the_right_output(row: int) -> None:
+    fields = tags_of(SCHEMA, OUTPUTS, TEXTS)
+    assert isinstance(fields, Tags) and fields.words
+    assert [one.path for one in fields.copied] == ["to", "stops.from", "names[]"]
+    assert [one.blank for one in fields.copied] == ["absent", "absent", "empty"]
+    assert fields.sizes == (4, 2, 3) and len(set(fields.names)) == len(fields.names) == 9
+    (answer,) = fields.answers(certain(fields, OUTPUTS[row], TEXTS[row]), [TEXTS[row]])
+    assert json.loads(answer) == OUTPUTS[row]
+
+
+def test_rows_are_answered_together_as_alone() -> None:
+    fields = tags_of(SCHEMA, OUTPUTS, TEXTS)
+    assert fields is not None
+    rng = np.random.default_rng(0)
+    tables = [rng.normal(size=(len(words_of(text)) + 1, len(fields.names))) for text in TEXTS]
+    alone = [fields.answers(table, [text])[0] for table, text in zip(tables, TEXTS, strict=True)]
+    assert list(fields.answers(np.concatenate(tables), TEXTS)) == alone
+    assert all(Validator(SCHEMA)(json.loads(answer)) for answer in alone), "also those of a model that knows nothing"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        {"type": ["string", "integer"]},
+        {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"a": {"type": "string"}}}]},
+    ],
+)
+def test_other_parts_are_not_copied(part: Any) -> None:
+    schema = {"type": "object", "properties": {"to": {"type": "string"}, "part": part}, "required": ["to"]}
+    assert copied_fields(schema, [json.dumps({"to": "Rome"})] * 9, ["to Rome"] * 9) == ()
+
+
+def test_values_that_do_not_stand_in_their_texts_are_not_copied() -> None:
+    schema = {"type": "object", "properties": {"to": {"type": "string"}}, "required": ["to"]}
+    outputs = [{"to": "Rome"}] * 9 + [{"to": "Roma"}]
+    assert tags_of(schema, outputs, ["to Rome"] * 10) is not None, "one of ten may be missing"
+    assert tags_of(schema, [*outputs, {"to": "Roma"}], ["to Rome"] * 11) is None
+    assert tags_of(schema, [{"to": "Rom"}] * 3, ["to Rome"] * 3) is None, "half a word"
+    assert tags_of(schema, [{"to": ""}] * 3, ["to Rome"] * 3) is None, "nothing is copied anywhere"
+
+
+@pytest.mark.parametrize(
+    ("part", "outputs", "empty"),
+    [
+        ({"type": ["string", "null"]}, [{"a": "x"}, {"a": None}], {"a": None}),
+        ({"type": "string"}, [{"a": "x"}, {"a": ""}], {"a": ""}),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, [{"a": "x"}, {"a": None}], {"a": None}),
+        ({"type": "array", "items": {"type": "string"}}, [{"a": ["x"]}, {"a": []}], {"a": []}),
+    ],
+)
+def test_what_is_written_where_nothing_is_copied_is_as_in_the_labelled_rows(
+    part: Any, outputs: list[dict[str, Any]], empty: dict[str, Any]
+) -> None:
+    schema = {"type": "object", "properties": {"a": part}, "required": ["a"]}
+    texts = ["an x", "no"]
+    fields = tags_of(schema, outputs, texts)
+    assert fields is not None
+    for output, text in zip(outputs, texts, strict=True):
+        assert json.loads(fields.answers(certain(fields, output, text), [text])[0]) == output
+    assert json.loads(fields.answers(certain(fields, empty, ""), [""])[0]) == empty
+
+
+def test_a_part_that_always_has_a_value_gets_the_likeliest_word() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    fields = tags_of(schema, [{"a": "x"}, {"a": "y"}], ["an x", "the y"])
+    assert isinstance(fields, Tags) and fields.copied[0].blank == "never"
+    table = np.log([[0.9, 0.1, 0.9, 0.1], [0.6, 0.4, 0.9, 0.1], [0.9, 0.1, 0.9, 0.1]])
+    assert fields.answers(table, ["no z"]) == ('{"a": "z"}',)
+
+
+def test_numbers_are_copied_and_several_values_become_a_list() -> None:
+    one_or_more = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}, "maxItems": 3}]}
+    schema = {"type": "object", "properties": {"n": one_or_more}, "required": []}
+    outputs: list[dict[str, Any]] = [{"n": 7}, {"n": [3, 40]}, {}]
+    texts = ["seven is 7", "3 or 40", "none"]
+    fields = tags_of(schema, outputs, texts)
+    assert fields is not None
+    answers = [fields.answers(certain(fields, one, text), [text])[0] for one, text in zip(outputs, texts, strict=True)]
+    assert [json.loads(answer) for answer in answers] == outputs
+    # A word that is no number is no answer.
+    assert fields.answers(certain(fields, {"n": 7}, "of 7"), ["of a"]) == ("{}",)
+
+
+def test_longest_values_are_placed_first_and_each_word_belongs_to_one() -> None:
+    found, missing = found_in("at 2 for 2:30, 2 people", [["2"], ["2:30"], ["2 people", "2 people"]])
+    assert found == [(0, 1, 1), (1, 3, 5), (2, 7, 8)] and missing == 1
+
+
+@given(st.data())
+def test_the_likeliest_tags_are_those_of_a_search_of_all(data: st.DataObject) -> None:
+    parts, rng = data.draw(st.integers(1, 2)), np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    lengths = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=3))
+    tables = [rng.normal(size=(length, parts + 3)) for length in lengths]
+    for table, path in zip(tables, _likeliest(tables, parts), strict=True):
+
+        def score(tags: tuple[int, ...], table: Any = table) -> float:
+            total = 0.0
+            for word, tag in enumerate(tags):
+                inner = tag > parts
+                part = tag - parts if inner else tag
+                if inner and (word == 0 or tags[word - 1] not in (tag, part)):
+                    return -np.inf
+                total += table[word, part] + table[word, -1 if inner else -2]
+            return total
+
+        best = max(product(range(2 * parts + 1), repeat=len(table)), key=score)
+        assert score(tuple(path.tolist())) == pytest.approx(score(best))
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", ",", "d1"]), max_size=8), st.data())
+def test_places_and_answers_are_inverse(words: list[str], data: st.DataObject) -> None:
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "array", "items": {"type": "string"}} for name in ("p", "q")},
+        "required": ["p", "q"],
+    }
+    copied = copied_fields(schema, [json.dumps({"p": ["x"], "q": ["y"]})], ["x y"])
+    fields, text = answer_fields(schema, copied), " ".join(words)
+    assert fields is not None
+    output: dict[str, list[str]] = {"p": [], "q": []}
+    place = 0
+    while place < len(words):
+        length, part = data.draw(st.integers(1, 2)), data.draw(st.sampled_from(["", "p", "q"]))
+        if part:
+            output[part].append(" ".join(words[place : place + length]))
+        place += length
+    (answer,) = fields.answers(certain(fields, output, text), [text])
+    again = json.loads(answer)
+    # A value that occurs twice is placed at its first place, so the order may differ.
+    assert {name: sorted(values) for name, values in again.items()} == {name: sorted(v) for name, v in output.items()} or any(
+        text.count(value) > 1 for values in output.values() for value in values
+    )
+
+
+def test_a_stored_output_with_copied_parts_is_read_back_and_a_damaged_one_is_refused() -> None:
+    copied = copied_fields(SCHEMA, [json.dumps(one) for one in OUTPUTS], TEXTS)
+    output = Output("json", schema_text=json.dumps(SCHEMA), copied=copied)
+    record = json.loads(json.dumps(output.to_json()))
+    assert Output.from_json(record) == output and isinstance(output.fields, Tags)
+    for change in ({"type": "date"}, {"most": 0}, {"path": 3}, {"blank": "often"}, {"more": 1}, {"path": "ask.other"}):
+        broken = {**record, "copied": [{**record["copied"][0], **change}, *record["copied"][1:]]}
+        with pytest.raises(InputError, match="copied"):
+            Output.from_json(broken)
+
+
+def test_ratings_get_bounds_beside_copied_texts_but_numbers_of_the_text_are_copied() -> None:
+    kind, rows = KINDS["json"], [{"to": city, "stars": i % 3} for i, city in enumerate(["Rome", "Oslo", "Bern"] * 20)]
+    outputs = [json.dumps(row) for row in rows]
+    texts = [f"go to {row['to']}" for row in rows]
+    names = [json.dumps({"to": f"n{i}", "stars": i % 3}) for i in range(60)]
+    schema = kind.schema_of(names, None, [f"go to n{i}" for i in range(60)])
+    assert schema is not None and schema["properties"]["stars"]["maximum"] == 2
+    schema = kind.schema_of(names, None, [f"go to n{i} with {i % 3}" for i in range(60)])
+    assert schema is not None and "maximum" not in schema["properties"]["stars"]
+    # Three cities are an enumeration, so that all is closed.
+    schema = kind.schema_of(outputs, None, texts)
+    assert kind.copied(schema, outputs, texts) == ()
