@@ -159,7 +159,7 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
             f"The probe (`{name}`) is logistic regression on these {probe.width} numbers. It gives each word a tag, the part "
             "of the answer that it belongs to, if any, and says whether it continues the value of the word before (`labels` in "
             "the file, `sizes` of them for each field in turn). The likeliest tags give the values, which are copied from the "
-            "text. Parts with a few possible values are read off every word too, and their log-probabilities are added up."
+            "text. Parts with a few possible values are read off the mean over the whole copy, the last of the states."
         )
     return (
         "The model generates nothing. It reads the text below up to its last token; the output of "

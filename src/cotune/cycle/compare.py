@@ -23,6 +23,7 @@ from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import read_config, reading_steps, recorded, register_kept
 from cotune.cycle.permissions import Permissions
 from cotune.cycle.probe_search.fits import PromptFit, head_of
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.tfidf import Mix, Tfidf
 from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
@@ -36,7 +37,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import StateStore, as_half, layers_of_interest
 from cotune.model.local import LocalModel
-from cotune.probe.cross_fitting import cross_fit
+from cotune.probe.cross_fitting import STRENGTHS, cross_fit
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.prompt.reads import Read, counts
@@ -256,6 +257,7 @@ def judged_by_probe(
         layers=layers,
         groups=None if groups is None else groups.tolist(),
         owners=choosing.owners(learn),
+        strengths=HEURISTICS.tag_strengths if choosing.reads_words else STRENGTHS,
         seed=seed,
     )
     place = layers.index(found.layer)

@@ -29,7 +29,7 @@ def majority_log_probs(labels: NDArray[np.int64], classes: int, rows: int, sizes
         rows: number of rows to predict.
         sizes: number of classes of each of several fields; empty for one.
     """
-    counts = np.bincount(labels.ravel(), minlength=classes) + 0.5
+    counts = np.bincount(labels[labels >= 0], minlength=classes) + 0.5
     return np.tile(log_softmax_by_field(np.log(counts), sizes), (rows, 1))
 
 

@@ -141,7 +141,7 @@ def cross_fit(
         groups: group of each row; rows of one group are always in the same fold. None treats rows as independent.
         owners: if several states are read of each row, such as those of its words, the number of each state's row. ``states``
             and ``labels`` then have an entry for each state, and so have log-probabilities; losses are means over a row's
-            states. All of them are in one fold.
+            states. All of them are in one fold. A label of -1 says that a field is not read off a state.
         words: ``[rows, classes]`` logits of the label words at the last of the layers, optional.
         strengths: inverse penalties to choose from.
         repeats: number of random draws of the :data:`FOLDS` folds; None takes three below 200 rows, otherwise one.
@@ -158,13 +158,14 @@ def cross_fit(
     count = sum(sizes) or (int(y.max(initial=0)) + 1 if classes is None else classes)
     numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
     strata = strata_of(y) if owners is None else np.zeros(int(owners.max(initial=-1)) + 1, dtype=np.int64)
-    _check(stack, y, count, sizes, numbers, groups, words, len(strata))
+    _check(stack, y, count, sizes, numbers, groups, words, len(strata), several=owners is not None)
     units = len(strata) if groups is None else len(set(map(str, groups)))
     repeats = (REPEATS if len(strata) < FEW_ROWS else 1) if repeats is None else repeats
     held = [fold_numbers(strata, min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
     held = held if owners is None else [fold_of[owners] for fold_of in held]
     hot = np.zeros((len(y), count))
-    np.put_along_axis(hot, y.reshape(len(y), -1), 1, axis=1)
+    for span, own in by_field(y, sizes, count):
+        hot[own >= 0, span.start + own[own >= 0]] = 1
     ridge: dict[int, float] = {}
     chosen = list(numbers)
     # Computing the axes of a layer takes as long as its fits, so those of the leading layers are kept.
@@ -241,7 +242,7 @@ def _fit_layer(
     sizes: Sequence[int] = (),
     owners: NDArray[np.int64] | None = None,
 ) -> LayerFit:
-    log_probs = np.empty((len(held), len(strengths), len(y), classes))
+    log_probs = np.zeros((len(held), len(strengths), len(y), classes))
     # Not a number until the row is predicted with the penalty.
     losses = np.full(log_probs.shape[:3], np.nan)
     left_out = [(repeat, fold_of == fold) for repeat, fold_of in enumerate(held) for fold in range(int(fold_of.max()) + 1)]
@@ -254,11 +255,21 @@ def _fit_layer(
             part = folds[first : first + at_once]
             masks = np.stack([~held_out for _, held_out in part])
             for span, own in by_field(y, sizes, classes):
-                size = span.stop - span.start
-                fitted = fit_logistic(axes, own, size, strengths=some, masks=masks, offsets=offsets, tolerance=CROSS_TOLERANCE)
+                size, read = span.stop - span.start, np.flatnonzero(own >= 0)
+                used, square = (axes, 1.0) if len(read) == len(own) else axes.of_rows(read)
+                fitted = fit_logistic(
+                    used,
+                    own[read],
+                    size,
+                    strengths=[strength / square for strength in some],
+                    masks=masks[:, read],
+                    offsets=offsets,
+                    tolerance=CROSS_TOLERANCE,
+                )
                 for number, (repeat, held_out) in enumerate(part):
-                    out = np.flatnonzero(held_out)
-                    logits = fitted.logits_within(out, slice(number * len(some), (number + 1) * len(some)))
+                    inside = np.flatnonzero(held_out[read])
+                    out = read[inside]
+                    logits = fitted.logits_within(inside, slice(number * len(some), (number + 1) * len(some)))
                     given = logits if offsets is None else logits + offsets[out]
                     log_probs[repeat, :, :, span][np.ix_(np.asarray(places), out)] = log_softmax_by_field(given, ())
             for repeat, held_out in part:
@@ -311,6 +322,8 @@ def _check(
     groups: Sequence[object] | None,
     words: NDArray[np.float32] | None,
     rows: int,
+    *,
+    several: bool,
 ) -> None:
     if stack.ndim != 3 or stack.shape[1] != len(y) or len(numbers) != len(stack):
         raise InputError(
@@ -333,7 +346,8 @@ def _check(
     differ = len(y) > 1 and len(np.unique(y, axis=0)) > 1
     if not differ or rows < 2 or (groups is not None and len(set(map(str, groups))) < 2):
         raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", hint="Label more rows.")
-    if any(own.min() < 0 or own.max() >= span.stop - span.start for span, own in by_field(y, sizes, classes)):
+    least = -1 if several else 0
+    if any(own.min() < least or own.max() >= span.stop - span.start for span, own in by_field(y, sizes, classes)):
         raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", hint="Number the labels from 0.")
     if not np.isfinite(stack).all():
         raise InputError("a hidden state is not finite", where="states", hint="Use engine.dtype=float32.")

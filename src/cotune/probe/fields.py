@@ -1,7 +1,8 @@
 """Read-outs with several fields: the classes of all fields in a row, with a distribution over those of each field.
 
 ``sizes`` are the fields' numbers of classes; empty, all classes are those of one field, as the labels of a label task are.
-Right classes are ``[rows]`` numbers for one field, and ``[rows, fields]`` places among all classes for several.
+Right classes are ``[rows]`` numbers for one field, and ``[rows, fields]`` places among all classes for several. If several
+states are read of each row, a place of -1 says that a field is not read off a state.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def log_softmax_by_field(logits: NDArray[Any], sizes: Sequence[int]) -> Floats:
 
 def row_losses(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
     """``[rows]`` log-loss of ``[rows, classes]`` in nats, the mean over the fields."""
-    found: Floats = -np.take_along_axis(log_probs, truth.reshape(len(truth), -1), axis=1).mean(axis=1)
+    places = truth.reshape(len(truth), -1)
+    read = places >= 0
+    own = np.take_along_axis(log_probs, np.where(read, places, 0), axis=1)
+    found: Floats = -np.where(read, own, 0.0).sum(axis=1) / read.sum(axis=1)
     return found
 
 
@@ -45,7 +49,8 @@ def likeliest(log_probs: Floats, sizes: Sequence[int]) -> NDArray[np.int64]:
 
 def row_correct(log_probs: Floats, truth: NDArray[np.int64], sizes: Sequence[int]) -> Floats:
     """``[rows]`` share of the fields whose likeliest class is right."""
-    found: Floats = (likeliest(log_probs, sizes) == truth.reshape(len(truth), -1)).mean(axis=1)
+    places = truth.reshape(len(truth), -1)
+    found: Floats = (likeliest(log_probs, sizes) == places).sum(axis=1) / (places >= 0).sum(axis=1)
     return found
 
 
@@ -60,6 +65,6 @@ def strata_of(truth: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def by_field(truth: NDArray[np.int64], sizes: Sequence[int], classes: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    """The places of each field's classes, and ``[rows]`` the right one's number within the field."""
+    """The places of each field's classes, and ``[rows]`` the right one's number within the field; -1 if it is not read."""
     for column, span in zip(truth.reshape(len(truth), -1).T, spans(sizes, classes), strict=True):
-        yield span, column - span.start
+        yield span, np.where(column < 0, -1, column - span.start)

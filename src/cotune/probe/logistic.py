@@ -40,6 +40,7 @@ class Axes:
 
     def __init__(self, features: NDArray[np.float32], *, double: bool = False) -> None:
         self.x = torch.from_numpy(np.ascontiguousarray(features)).to(torch.float64 if double else torch.float32)
+        self._parts: dict[bytes, tuple[Axes, float]] = {}
         rows, width = self.x.shape
         # Weights outside the span of the rows are only penalised, so min(rows, width) axes contain the solution.
         gram = self.x.double() @ self.x.double().T if rows < width else self.x.double().T @ self.x.double()
@@ -53,6 +54,18 @@ class Axes:
         """``[width, axes]`` the axes in the coordinates of the features."""
         back = self._vectors if self.left is not self._vectors else (self.x.double().T @ self.left) / self.scale
         return back.to(self.x.dtype)
+
+    def of_rows(self, rows: NDArray[np.int64]) -> tuple[Axes, float]:
+        """The axes of some of the rows, and the mean square of their features.
+
+        An inverse penalty that is divided by the mean square penalizes as if these rows had been scaled to unit variance.
+        """
+        key = rows.tobytes()
+        if key not in self._parts:
+            part = self.x[torch.from_numpy(rows)]
+            square = max(float(part.double().square().mean()), 1e-9)
+            self._parts = {key: (Axes(part.float().numpy(), double=part.dtype == torch.float64), square)}
+        return self._parts[key]
 
     @classmethod
     def of_products(cls, products: Floats) -> Axes:

@@ -40,6 +40,7 @@ from cotune.tune.trainable import LoraWeights, Named
 MOST_STATE_BYTES = 2 * 10**9
 """Upper bound on the stored states at the window's edge, in bytes; states of further rows are recomputed in each step."""
 _CHECKPOINT, _CHECKPOINT_EVERY = "window.safetensors", 10
+_NOT_READ = -100
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,8 +307,10 @@ class WindowRun(AdapterRun):
         logits, share = features @ self._weight.T + self._bias, self.settings.contrast
         losses = []
         for column, span in enumerate(self._spans):
-            right = targets[:, column] - span.start
-            loss = cross_entropy(logits[:, span], right, reduction="sum", label_smoothing=self.settings.smoothing)
+            # A field that is not read off a state has a negative target there.
+            right = torch.where(targets[:, column] < 0, _NOT_READ, targets[:, column] - span.start)
+            smoothing = self.settings.smoothing
+            loss = cross_entropy(logits[:, span], right, reduction="sum", label_smoothing=smoothing, ignore_index=_NOT_READ)
             if share:
                 loss = (1 - share) * loss + share * contrastive_loss(features, right, self.settings.contrast_temperature)
             losses.append(loss)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.model.engine.state_store import Half
 from cotune.model.local import LocalModel
-from cotune.probe.cross_fitting import CrossFit, cross_fit
+from cotune.probe.cross_fitting import STRENGTHS, CrossFit, cross_fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +33,7 @@ class FitTask:
     repeats: int | None
     seed: int
     owners: NDArray[np.int64] | None = None
+    strengths: tuple[float, ...] = STRENGTHS
 
     def fit(self, model: LocalModel, states: Half) -> CrossFit:
         """Cross-fit probes on states ``[layers, rows, 2 x width]``."""
@@ -50,13 +51,14 @@ class FitTask:
             "sizes": list(self.sizes),
             "layers": list(self.layers),
             "also": list(self.also),
+            "strengths": list(self.strengths),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FitTask:
         """Inverse of :meth:`to_json`."""
         words = None if data["words"] is None else tuple(data["words"])
-        lists = {name: tuple(data[name]) for name in ("sizes", "layers", "also")}
+        lists = {name: tuple(data[name]) for name in ("sizes", "layers", "also", "strengths")}
         truth, owners = (None if data[name] is None else np.array(data[name], dtype=np.int64) for name in ("truth", "owners"))
         return cls(**{**data, **lists, "truth": truth, "owners": owners, "words": words})
 

@@ -16,7 +16,7 @@ from cotune.cycle.workers.fits import PendingFit
 from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, as_good, standardised
+from cotune.probe.cross_fitting import LAYERS_KEPT, STRENGTHS, CrossFit, as_good, standardised
 from cotune.probe.fields import by_field
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import Probe
@@ -132,6 +132,7 @@ def task_of(
         1 if screening else None,
         context.seed,
         context.choosing.owners(chosen),
+        HEURISTICS.tag_strengths if context.choosing.reads_words else STRENGTHS,
     )
 
 
@@ -198,7 +199,9 @@ def head_of(
     offsets = None if words is None else states.astype(np.float32) @ words.T
     axes, weight, bias = Axes(features, double=True), np.empty((classes, features.shape[1])), np.empty(classes)
     for span, own in by_field(truth, sizes, classes):
-        fitted = fit_logistic(axes, own, span.stop - span.start, strengths=[strength], offsets=offsets)
+        read = np.flatnonzero(own >= 0)
+        used, square = (axes, 1.0) if len(read) == len(own) else axes.of_rows(read)
+        fitted = fit_logistic(used, own[read], span.stop - span.start, strengths=[strength / square], offsets=offsets)
         weight[span], bias[span] = fitted.weight[0], fitted.bias[0]
     if words is not None:
         weight, bias = weight + words * spread, bias + words @ mean

@@ -93,6 +93,7 @@ class SearchHeuristics:
             double precision.
         tag_depths: depths, as shares of the model's layers, of the layers that are tried for tags of words
             (docs/probe-measurements.md).
+        tag_strengths: inverse penalties that are tried for tags. There are many words, so that the penalty hardly matters.
     """
 
     loading: float = 10.0
@@ -149,7 +150,8 @@ class SearchHeuristics:
     other_prompts: float = 1.25
     race_fits: float = 7.0
     fit_seconds: float = 6e-8
-    tag_depths: tuple[float, ...] = (0.53, 0.67, 0.8)
+    tag_depths: tuple[float, ...] = (0.53, 0.67)
+    tag_strengths: tuple[float, ...] = (0.01, 0.03, 0.1)
 
     def word_layers(self, depth: int) -> tuple[int, ...]:
         """Layers that are tried for tags of words, each of which has as many states as the labelled rows have words."""

@@ -2,8 +2,7 @@
 
 Each word has two fields, the part of the output that it belongs to and whether it continues the value of the word before, so
 that every value is a run of words (the tags of Ramshaw and Marcus, 1995, with the name of the part apart from the boundary).
-Closed parts are read off every word too, and their log-probabilities are averaged over the row: each word's state depends on
-the whole text.
+Closed parts are read off the state of the whole text.
 """
 
 from __future__ import annotations
@@ -70,10 +69,10 @@ class Tags:
         return {}
 
     def places(self, output: str, text: str) -> NDArray[np.int64] | None:
-        """``[words + 1, fields]`` places in :attr:`names`, of each word and of the whole text, which is in no part.
+        """``[words + 1, fields]`` places in :attr:`names`: tags of each word, then the closed fields of the whole text.
 
-        None if the output has another form, or a closed part has another value. A value that does not stand in the text is
-        left out.
+        -1 stands where a field is not read. None if the output has another form, or a closed part has another value. A value
+        that does not stand in the text is left out.
         """
         if (output, text) not in self._known:
             self._known[output, text] = self._read(output, text)
@@ -85,8 +84,9 @@ class Tags:
         if closed is None:
             return None
         parts, count = 1 + len(self.copied), len(words_of(text))
-        found = np.zeros((count + 1, 2 + closed.shape[1]), dtype=np.int64)
-        found[:, 1], found[:, 2:] = parts, parts + 2 + closed
+        found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
+        # The whole text is in no part.
+        found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
         for part, first, last in found_in(text, list(self._root.copied(value)))[0]:
             found[first : last + 1, 0] = 1 + part
             found[first + 1 : last + 1, 1] = parts + 1
@@ -95,14 +95,10 @@ class Tags:
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
         counts = np.array([len(words_of(text)) for text in texts], dtype=np.int64)
-        ends = np.cumsum(counts + 1)
-        owners = np.repeat(np.arange(len(texts)), counts + 1)
-        first_closed = 3 + len(self.copied)
+        ends, first_closed = np.cumsum(counts + 1), 3 + len(self.copied)
         closed = np.zeros((len(texts), 0), dtype=np.int64)
         if self.closed.fields:
-            summed = np.zeros((len(texts), log_probs.shape[1] - first_closed))
-            np.add.at(summed, owners, log_probs[:, first_closed:])
-            closed = self.closed.chosen(summed)
+            closed = self.closed.chosen(log_probs[ends - 1, first_closed:])
         tables = [log_probs[end - 1 - count : end - 1, :first_closed] for end, count in zip(ends, counts, strict=True)]
         paths = _likeliest(tables, len(self.copied))
         return tuple(
