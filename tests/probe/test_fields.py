@@ -12,6 +12,7 @@ from cotune.cycle.probe_search.fits import head_of
 from cotune.errors import CotuneError, InputError
 from cotune.probe.cross_fitting import ADDED_ROWS, best_temperature, cross_fit, tempered
 from cotune.probe.fields import likeliest, log_softmax_by_field, row_correct, row_losses, spans
+from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.probe.term_fits import TermFits
 
@@ -145,4 +146,76 @@ def test_a_stored_probe_keeps_its_fields(tmp_path: Path) -> None:
 def test_a_stored_probe_whose_fields_do_not_fit_is_refused(tmp_path: Path, sizes: tuple[object, ...]) -> None:
     (tmp_path / PROBE).write_bytes(probe(sizes=sizes).to_bytes())
     with pytest.raises(InputError, match="fields do not fit"):
+        load_probe(tmp_path)
+
+
+def words_and_rows(rows: int = 40, words: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """States of three words and of the whole of each row, a tag of each word, and a field that only the whole row has."""
+    draw = np.random.default_rng(7)
+    tags, kinds = draw.integers(0, 3, (rows, words + 1)), draw.integers(0, 2, rows)
+    tags[:, -1] = 0
+    states = draw.normal(size=(rows, words + 1, 8)) * 0.3
+    states[..., :3] += np.eye(3)[tags] * (np.arange(words + 1) < words)[:, None]
+    states[:, -1, 4] += 0.1 * (2 * kinds - 1) + 5
+    truth = np.stack([tags, np.full_like(tags, -1)], axis=2)
+    truth[:, -1, 1] = 3 + kinds
+    return states.reshape(-1, 8).astype(np.float32), truth.reshape(-1, 2), np.repeat(np.arange(rows), words + 1)
+
+
+def test_a_field_may_be_read_off_some_of_a_rows_states() -> None:
+    states, truth, owners = words_and_rows()
+    found = cross_fit(states, truth, sizes=(3, 2), owners=owners)
+    assert found.best.losses.shape == found.best.correct.shape == (40,) and found.log_probs.shape == (160, 5)
+    last = truth[:, 1] >= 0
+    once = cross_fit(states, truth, sizes=(3, 2), owners=owners, repeats=1).best
+    by_hand = -once.log_probs[np.arange(160), truth[:, 0]]
+    by_hand[last] = (by_hand[last] - once.log_probs[last, truth[last, 1]]) / 2
+    np.testing.assert_allclose(once.losses, by_hand.reshape(40, 4).mean(axis=1))
+    likely = likeliest(found.log_probs, (3, 2))
+    assert (likely[~last, 0] == truth[~last, 0]).mean() > 0.85
+    assert np.allclose(found.log_probs[~last, 3:], np.log(0.5)), "where the field is not read, nothing is said"
+
+
+def test_the_penalty_of_some_rows_is_that_of_rows_of_unit_variance() -> None:
+    states, truth, _ = words_and_rows()
+    rows = np.flatnonzero(truth[:, 1] >= 0)
+    axes, square = Axes(states, double=True).of_rows(rows)
+    found = fit_logistic(axes, truth[rows, 1] - 3, 2, strengths=[0.1 / square], tolerance=1e-8)
+    scaled = fit_logistic(states[rows] / np.float32(np.sqrt(square)), truth[rows, 1] - 3, 2, strengths=[0.1], tolerance=1e-8)
+    np.testing.assert_allclose(found.weight * np.sqrt(square), scaled.weight, atol=1e-4)
+
+
+def test_all_states_of_a_row_are_in_one_fold() -> None:
+    draw = np.random.default_rng(8)
+    # All words of a row have its state and its label, which says nothing about other rows.
+    states, labels = np.repeat(draw.normal(size=(60, 90)), 5, axis=0).astype(np.float32), np.repeat(draw.integers(0, 2, 60), 5)
+    owners = np.repeat(np.arange(60), 5)
+    apart = cross_fit(states, labels[:, None], sizes=(2,), owners=owners)
+    leaking = cross_fit(states, labels[:, None], sizes=(2,))
+    assert apart.best.accuracy < 0.65 and leaking.best.accuracy > 0.9
+    grouped = cross_fit(states, labels[:, None], sizes=(2,), owners=owners, groups=[row // 2 for row in range(60)])
+    assert grouped.best.losses.shape == (60,)
+    with pytest.raises(InputError, match="groups do not fit 60 rows"):
+        cross_fit(states, labels[:, None], sizes=(2,), owners=owners, groups=list(range(300)))
+
+
+def test_one_state_a_row_is_the_special_case_of_several() -> None:
+    once = cross_fit(STATES, TRUTH, sizes=SIZES)
+    owned = cross_fit(STATES, TRUTH, sizes=SIZES, owners=np.arange(ROWS))
+    np.testing.assert_array_equal(once.log_probs, owned.log_probs)
+    np.testing.assert_allclose(once.best.losses, owned.best.losses)
+    with pytest.raises(InputError, match="numbers from 0"):
+        cross_fit(STATES, TRUTH - 1, sizes=SIZES)
+
+
+def test_a_probe_of_words_is_stored_and_has_the_models_width(tmp_path: Path) -> None:
+    weight = np.ones((7, 5), dtype=np.float32)
+    made = Probe(tuple("abcdefg"), weight, np.zeros(7, dtype=np.float32), 3, sizes=SIZES, words=True)
+    assert made.width == 5
+    (tmp_path / PROBE).write_bytes(made.to_bytes())
+    found = load_probe(tmp_path)
+    assert found is not None and found.words and found.width == 5
+    rows = Probe(tuple("abcdefg"), weight, np.zeros(7, dtype=np.float32), 3, sizes=SIZES)
+    (tmp_path / PROBE).write_bytes(rows.to_bytes())
+    with pytest.raises(InputError, match="width is invalid"):
         load_probe(tmp_path)
