@@ -42,7 +42,7 @@ def tags_of(schema: dict[str, Any], outputs: list[dict[str, Any]], texts: list[s
     return answer_fields(schema, copied_fields(schema, [json.dumps(one) for one in outputs], texts))
 
 
-def certain(fields: AnswerFields, output: dict[str, Any], text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def certain(fields: AnswerFields, output: Any, text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Log-probabilities of a model that knows every tag."""
     places = fields.places(json.dumps(output), text)
     assert places is not None
@@ -75,7 +75,15 @@ def test_rows_are_answered_together_as_alone() -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": []}},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"first": {"type": "string"}, "last": {"type": "string"}},
+                "required": ["first", "last"],
+            },
+        },
         {"type": "array", "items": {"type": "string"}, "minItems": 1},
         {"type": ["string", "integer"]},
         {"anyOf": [{"type": "string"}, {"type": "object", "properties": {"a": {"type": "string"}}}]},
@@ -135,6 +143,40 @@ def test_numbers_are_copied_and_several_values_become_a_list() -> None:
     assert [json.loads(answer) for answer in answers] == outputs
     # A word that is no number is no answer.
     assert fields.answers(certain(fields, {"n": 7}, "of 7"), ["of a"]) == ("{}",)
+
+
+def test_lists_of_objects_have_a_part_for_each_of_their_kinds() -> None:
+    kind, rows = KINDS["json"], []
+    for i in range(40):
+        host, guest, seats = f"Ann {i}", f"Bo {i}", i % 3
+        who = [{"name": guest, "role": "guest", "child": False}, {"name": host, "role": "host", "child": i % 2 > 0}]
+        rows.append(({"who": who[: 1 + (i % 5 > 0)], "seats": seats}, f"for {guest} by {host}" if i % 5 else f"for {guest}"))
+    outputs, texts = [json.dumps(output) for output, _ in rows], [text for _, text in rows]
+    schema = kind.schema_of(outputs, None, texts)
+    assert schema is not None and schema["properties"]["seats"]["maximum"] == 2, "the seats are not in the text"
+    fields = answer_fields(schema, kind.copied(schema, outputs, texts))
+    assert isinstance(fields, Tags) and fields.sizes == (5, 2, 3)
+    assert fields.names[1] == 'in who[].name with role="guest", child=false'
+    for (output, text), again in zip(rows, outputs, strict=True):
+        (answer,) = fields.answers(certain(fields, output, text), [text])
+        assert kind.same(again, answer), "in the order of the text"
+    assert fields.places(json.dumps({"who": [{"name": "Ann", "role": "cook", "child": False}], "seats": 1}), "Ann") is None
+    stored = Output("json", schema_text=json.dumps(schema), copied=fields.copied)
+    assert Output.from_json(json.loads(json.dumps(stored.to_json()))) == stored
+
+
+def test_the_whole_output_may_be_a_list() -> None:
+    outputs, texts = [["Ann", "Bo"], [], ["Cy"]], ["Ann and Bo", "nobody", "Cy"]
+    schema = {"type": "array", "items": {"type": "string"}}
+    fields = answer_fields(schema, copied_fields(schema, [json.dumps(one) for one in outputs], texts))
+    assert isinstance(fields, Tags) and fields.copied[0].path == "[]"
+    assert [json.loads(fields.answers(certain(fields, o, t), [t])[0]) for o, t in zip(outputs, texts, strict=True)] == outputs
+    objects = [[{"n": name} for name in one] for one in outputs]
+    items = {"type": "object", "properties": {"n": {"type": "string"}}, "required": ["n"]}
+    schema = {"type": "array", "items": items}
+    fields = answer_fields(schema, copied_fields(schema, [json.dumps(one) for one in objects], texts))
+    assert isinstance(fields, Tags) and fields.copied[0].within == ("", "n")
+    assert [json.loads(fields.answers(certain(fields, o, t), [t])[0]) for o, t in zip(objects, texts, strict=True)] == objects
 
 
 def test_longest_values_are_placed_first_and_each_word_belongs_to_one() -> None:

@@ -96,22 +96,38 @@ class CopiedField:
     """A part of an output that is copied from the row's text.
 
     Attributes:
-        path: where it stands in the output, such as ``slots.city``, or ``people[]`` for the items of a list.
+        path: where it stands in the output, such as ``slots.city``, ``people[]`` for the items of a list, or ``people[].name``
+            for a list of objects.
         type: ``string``, ``integer`` or ``number``.
         blank: what is written if nothing is copied: ``absent`` (no such property), ``null``, ``empty`` (a text or list), or
             ``never`` if something must be copied.
         most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
+        given: names and values of the other properties of a list's objects, such as ``role="guest"``; other values are another
+            part.
     """
 
     path: str
     type: str
     blank: Blank
     most: int = 1
+    given: tuple[tuple[str, Any], ...] = ()
 
     @property
     def many(self) -> bool:
         """Whether it is a list, which may have several values."""
         return self.path.endswith("[]")
+
+    @property
+    def within(self) -> tuple[str, str]:
+        """The path of the list whose objects have it and its name there; two empty texts if it is in no such list."""
+        place, mark, name = self.path.rpartition("[].")
+        return (place, name) if mark else ("", "")
+
+    @property
+    def name(self) -> str:
+        """Its path, with the values beside it."""
+        beside = ", ".join(f"{name}={json_text(value)}" for name, value in self.given)
+        return f"{self.path} with {beside}" if beside else self.path
 
 
 @dataclass(frozen=True)
@@ -314,16 +330,12 @@ class _Copied(Node):
 
     def read(self, value: Any) -> Iterator[int | None]:
         if isinstance(value, list):
-            fits = (self.field.many or self.field.most > 1) and all(map(self._fits, value))
+            several = self.field.many or self.field.most > 1
+            fits = several and all(_is_of_type(one, self.field.type) for one in value)
         else:
-            fits = value is ABSENT or value is None or (not self.field.many and self._fits(value))
+            fits = value is ABSENT or value is None or (not self.field.many and _is_of_type(value, self.field.type))
         if not fits:
             yield None
-
-    def _fits(self, value: Any) -> bool:
-        if self.field.type == "string":
-            return isinstance(value, str)
-        return type(value) is int or (self.field.type == "number" and type(value) is float)
 
     def copied(self, value: Any) -> Iterator[list[Any]]:
         listed = value if isinstance(value, list) else [value]
@@ -336,6 +348,43 @@ class _Copied(Node):
         if self.field.blank == "absent":
             return ABSENT
         return None if self.field.blank == "null" else [] if self.field.many else ""
+
+
+@dataclass(frozen=True)
+class _Objects(Node):
+    """A list of objects, each of which has one copied value and some closed ones."""
+
+    copies: tuple[CopiedField, ...]
+    names: tuple[str, ...]
+
+    def fields(self, path: str) -> Iterator[CopiedField]:
+        yield from self.copies
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        if value is not ABSENT and value is not None and not (isinstance(value, list) and all(map(self._knows, value))):
+            yield None
+
+    def _knows(self, item: Any) -> bool:
+        return isinstance(item, dict) and set(item) == set(self.names) and any(self._is(one, item) for one in self.copies)
+
+    def _is(self, one: CopiedField, item: Mapping[str, Any]) -> bool:
+        alike = all(json_text(item[name]) == json_text(value) for name, value in one.given)
+        return alike and _is_of_type(item[one.within[1]], one.type)
+
+    def copied(self, value: Any) -> Iterator[list[Any]]:
+        for one in self.copies:
+            yield [item[one.within[1]] for item in value if self._is(one, item)] if isinstance(value, list) else []
+
+    def written(self, values: Iterator[Any]) -> Any:
+        """The objects in the order of their values in the text; here each value comes with its place."""
+        placed = [(place, one, value) for one in self.copies for place, value in next(values)]
+        first = self.copies[0]
+        if not placed:
+            return ABSENT if first.blank == "absent" else None if first.blank == "null" else []
+        return [
+            {name: dict(one.given).get(name, value) for name in self.names}
+            for _, one, value in sorted(placed, key=lambda found: found[0])[: first.most]
+        ]
 
 
 @dataclass(frozen=True)
@@ -364,17 +413,23 @@ class _Object(Node):
         return {name: value for name, value in found.items() if value is not ABSENT}
 
 
+def _is_of_type(value: Any, type_: str) -> bool:
+    """Whether a value is of the type of a copied part."""
+    return isinstance(value, str) if type_ == "string" else type(value) is int or (type_ == "number" and type(value) is float)
+
+
 def _text_of(value: Any) -> str:
     return repr(value) if value is ABSENT else json_text(value)
 
 
-def node_of(schema: Any, copied: Mapping[str, CopiedField] | None = None, path: str = "") -> Node | None:
-    """A schema as a tree of closed parts and of those that are ``copied``, by path; None if it has others."""
+def node_of(schema: Any, copied: Sequence[CopiedField] = (), path: str = "") -> Node | None:
+    """A schema as a tree of closed parts and of those that are ``copied``; None if it has others."""
     if not isinstance(schema, Mapping):
         return None
-    for own in (path, f"{path}[]"):
-        if copied and (found := copied.get(own)) is not None:
-            return _Copied(found)
+    if found := [one for one in copied if one.path in (path, f"{path}[]")]:
+        return _Copied(found[0])
+    if found := [one for one in copied if one.within[1] and one.within[0] == path]:
+        return _Objects(tuple(found), tuple(schema["items"]["properties"]))
     if (values := single_values_of(schema)) is not None:
         return _Value(values)
     if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
@@ -386,7 +441,7 @@ def node_of(schema: Any, copied: Mapping[str, CopiedField] | None = None, path: 
     return _object(schema, copied, path)
 
 
-def _object(schema: Mapping[str, Any], copied: Mapping[str, CopiedField] | None, path: str) -> _Object | None:
+def _object(schema: Mapping[str, Any], copied: Sequence[CopiedField], path: str) -> _Object | None:
     inner = schema.get("properties")
     if schema.get("type", "object") != "object" or not isinstance(inner, Mapping) or not inner:
         return None
@@ -406,7 +461,7 @@ def _object(schema: Mapping[str, Any], copied: Mapping[str, CopiedField] | None,
 def _optional(node: Node) -> Node | None:
     if isinstance(node, _Value):
         return _Value((ABSENT, *node.values))
-    if isinstance(node, _Copied):
+    if isinstance(node, (_Copied, _Objects)):
         return node
     return _List(node.items, node.bounds, optional=True) if isinstance(node, _List) else None
 

@@ -167,8 +167,11 @@ def _copied(data: Mapping[str, Any]) -> tuple[CopiedField, ...]:
         InputError: they are invalid.
     """
     try:
-        found = tuple(CopiedField(**one) for one in data.get("copied", []))
-    except TypeError as error:
+        found = tuple(
+            CopiedField(**{**one, "given": tuple((name, value) for name, value in one.get("given", ()))})
+            for one in data.get("copied", [])
+        )
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError("the copied parts are invalid", where="output") from error
     sound = all(
         isinstance(one.path, str)
@@ -176,6 +179,7 @@ def _copied(data: Mapping[str, Any]) -> tuple[CopiedField, ...]:
         and one.blank in ("absent", "null", "empty", "never")
         and type(one.most) is int
         and one.most > 0
+        and all(isinstance(name, str) and not isinstance(value, (dict, list)) for name, value in one.given)
         for one in found
     )
     if not sound or (found and not KINDS[data["type"]].nested_cells):

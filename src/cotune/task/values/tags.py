@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +38,8 @@ Floats = NDArray[np.float64]
 
 _LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
 """Minimum share of values that stand in their text, over all parts and of each part. Values that do not are never answered."""
+_MOST_KINDS = 64
+"""Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
 _NEVER = -1e9
 
 
@@ -57,7 +61,7 @@ class Tags:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The tags: no part or one of them, a value's first word or a further one; then the values of closed fields."""
-        return ("no part", *(f"in {one.path}" for one in self.copied), "first word", "further word", *self.closed.names)
+        return ("no part", *(f"in {one.name}" for one in self.copied), "first word", "further word", *self.closed.names)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -80,17 +84,23 @@ class Tags:
 
     def _read(self, output: str, text: str) -> NDArray[np.int64] | None:
         value = json_in(output)
-        closed = None if value is NO_JSON else self.closed.places_of(value)
-        if closed is None:
+        closed, copied = None if value is NO_JSON else self.closed.places_of(value), self.copied_in(value)
+        if closed is None or copied is None:
             return None
         parts, count = 1 + len(self.copied), len(words_of(text))
         found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
         # The whole text is in no part.
         found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
-        for part, first, last in found_in(text, list(self._root.copied(value)))[0]:
+        for part, first, last in found_in(text, copied)[0]:
             found[first : last + 1, 0] = 1 + part
             found[first + 1 : last + 1, 1] = parts + 1
         return found
+
+    def copied_in(self, value: Any) -> list[list[Any]] | None:
+        """The values of each copied part in a JSON value; None if it has another form, or a closed part has another value."""
+        if value is NO_JSON or self.closed.places_of(value) is None:
+            return None
+        return list(self._root.copied(value))
 
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
@@ -119,18 +129,20 @@ class Tags:
             if not own and one.blank == "never" and len(words):
                 likeliest = int((table[:, number] - table[:, 0]).argmax())
                 own = [(likeliest, likeliest)]
-            if one.most == 1:
+            if one.most == 1 and not one.within[1]:
                 # The clearest first, of which the first that can be read is taken.
                 own = sorted(own, key=lambda span: -float(table[span[0] : span[1] + 1, number].mean()))
-            read = (_typed(text[words[first][0] : words[last][1]], one.type) for first, last in own)
-            yield [value for value in read if value is not None]
+            read = [(first, _typed(text[words[first][0] : words[last][1]], one.type)) for first, last in own]
+            found = [(place, value) for place, value in read if value is not None]
+            # The objects of a list are sorted by their places.
+            yield found if one.within[1] else [value for _, value in found]
 
 
 def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField] = ()) -> AnswerFields | None:
     """The fields by which a JSON output is read off hidden states, some of which are ``copied``; None if it has other parts."""
     if not copied:
         return closed_fields(schema)
-    root = node_of(schema or {}, {one.path: one for one in copied})
+    root = node_of(schema or {}, copied)
     if root is None:
         return None
     fields = tuple(root.fields(""))
@@ -141,31 +153,34 @@ def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField
 
 def copied_fields(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
     """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do."""
-    open_ = {one.path: one for one in _open_parts(schema or {}, "", required=True)}
-    if not open_ or answer_fields(schema, tuple(open_.values())) is None:
+    fields = answer_fields(schema, tuple(_open_parts(schema or {}, "", required=True)))
+    if not isinstance(fields, Tags):
         return ()
-    blanks: dict[str, Counter[Blank]] = defaultdict(Counter)
+    blanks = [Counter[Blank]() for _ in fields.copied]
     hits, seen = Counter[str](), Counter[str]()
-    names = list(open_)
     for output, text in zip(outputs, texts, strict=True):
         value = json_in(output)
-        values = [_at(value, path) for path in names]
-        listed = []
-        for path, one in zip(names, values, strict=True):
-            own = one if isinstance(one, list) else [] if one is ABSENT or one is None or one == "" else [one]
-            listed.append(own)
-            seen[path] += len(own)
+        if (listed := fields.copied_in(value)) is None:
+            continue
+        for one, own, blank in zip(fields.copied, listed, blanks, strict=True):
+            seen[one.path] += len(own)
             if not own:
-                blanks[path]["absent" if one is ABSENT else "null" if one is None else "empty"] += 1
+                blank[_blank_of(_at(value, one.within[0] if one.within[1] else one.path))] += 1
         for part, _, _ in found_in(text, listed)[0]:
-            hits[names[part]] += 1
+            hits[fields.copied[part].path] += 1
     total = seen.total()
-    if not total or hits.total() < _LEAST_COPIED * total or any(hits[path] < _LEAST_EACH * seen[path] for path in names):
+    # A single value may be missing wherever there are few.
+    each = all(hits[path] + 1 >= _LEAST_EACH * count for path, count in seen.items())
+    if not total or hits.total() < _LEAST_COPIED * total or not each:
         return ()
     return tuple(
-        CopiedField(one.path, one.type, blanks[path].most_common(1)[0][0] if blanks[path] else one.blank, one.most)
-        for path, one in open_.items()
+        replace(one, blank=blank.most_common(1)[0][0] if blank else one.blank)
+        for one, blank in zip(fields.copied, blanks, strict=True)
     )
+
+
+def _blank_of(value: Any) -> Blank:
+    return "absent" if value is ABSENT else "null" if value is None else "empty"
 
 
 def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], int]:
@@ -200,21 +215,41 @@ def _open_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iter
                 inner = f"{path}.{name}" if path else str(name)
                 yield from _open_parts(part, inner, required=name in schema.get("required", ()))
         return
-    if not path or node_of(schema) is not None:
+    if node_of(schema) is not None:
         return
     options = schema.get("anyOf", [schema])
     kept = [one for one in options if isinstance(one, Mapping) and one.get("type") != "null"]
     lists = [one for one in kept if one.get("type") == "array"]
     items = [one["items"] for one in lists if isinstance(one.get("items"), Mapping) and not one.get("minItems")]
     single = [one for one in kept if one.get("type") != "array"]
+    if len(items) == len(lists) == 1 and not single and "properties" in items[0]:
+        yield from _object_parts(items[0], path, int(lists[0].get("maxItems", MOST_VALUES)), required=required)
+        return
     types = {_copied_type(one) for one in (*single, *items)}
     if len(items) != len(lists) or len(lists) > 1 or len(single) > 1 or len(types) != 1 or (type_ := types.pop()) is None:
         return
     most = int(lists[0].get("maxItems", MOST_VALUES)) if lists else 1
-    if single:
+    if single and path:
         yield CopiedField(path, type_, "never" if required else "absent", most)
-    else:
+    elif not single:
         yield CopiedField(f"{path}[]", type_, "empty" if required else "absent", most)
+
+
+def _object_parts(items: Mapping[str, Any], path: str, most: int, *, required: bool) -> Iterator[CopiedField]:
+    """The parts of a list of objects, each of which has one open value: a part for each combination of the closed values."""
+    properties = items["properties"]
+    if not isinstance(properties, Mapping) or set(properties) != set(items.get("required", ())):
+        return
+    closed = {name: single_values_of(part) for name, part in properties.items() if isinstance(part, Mapping)}
+    values = {name: own for name, own in closed.items() if own is not None}
+    open_ = [name for name in properties if name not in values]
+    if len(open_) != 1 or prod(map(len, values.values())) > _MOST_KINDS:
+        return
+    if (type_ := _copied_type(properties[open_[0]])) is None:
+        return
+    for chosen in product(*values.values()):
+        given = tuple(zip(values, chosen, strict=True))
+        yield CopiedField(f"{path}[].{open_[0]}", type_, "empty" if required else "absent", most, given)
 
 
 def _copied_type(schema: Mapping[str, Any]) -> str | None:
@@ -228,6 +263,8 @@ def _copied_type(schema: Mapping[str, Any]) -> str | None:
 def _at(value: Any, path: str) -> Any:
     """The value at a path of property names, which may itself have dots; :data:`ABSENT` if there is none."""
     path = path.removesuffix("[]")
+    if not path:
+        return value
     if not isinstance(value, Mapping):
         return ABSENT
     if path in value:
