@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from cotune.bundle.export.command import export_bundle
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
 from cotune.cache import cache_folder
+from cotune.cycle.probe_search import policy
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,3 +152,15 @@ def test_states_of_the_same_words_do_not_depend_on_what_else_is_asked(journeys: 
         for row in rows
     ]
     np.testing.assert_allclose(both, np.concatenate(alone), atol=1e-4)
+
+
+def test_rows_with_more_words_than_fit_into_memory_are_left_out() -> None:
+    def most(rows: int, words: int, width: int) -> int:
+        choosing = SimpleNamespace(owners=lambda rows: np.repeat(np.arange(len(rows)), words))
+        task = SimpleNamespace(train=(None,) * (rows - 9), dev=(None,) * 9)
+        context: Any = SimpleNamespace(task=task, choosing=choosing, model=SimpleNamespace(width=width))
+        return policy._rows_in_memory(context)
+
+    assert most(500, 12, 576) == 500
+    assert most(5000, 120, 576) == 506 and most(5000, 120, 2048) == 142
+    assert most(5000, 1001, 4096) == HEURISTICS.least_rows, "some rows are needed"

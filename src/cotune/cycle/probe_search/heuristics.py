@@ -93,6 +93,9 @@ class SearchHeuristics:
             double precision.
         tag_depths: depths, as shares of the model's layers, of the layers that are tried for tags of words
             (docs/probe-measurements.md).
+        tag_numbers: maximum of the numbers in all words' states of a layer, of which a fit has a few copies of eight bytes:
+            60,000 words of width 576.
+        tag_fit_seconds: like ``fit_seconds``, for each word and tag.
         tag_strengths: inverse penalties that are tried for tags. There are many words, so that the penalty hardly matters.
     """
 
@@ -152,6 +155,8 @@ class SearchHeuristics:
     fit_seconds: float = 6e-8
     tag_depths: tuple[float, ...] = (0.53, 0.67)
     tag_strengths: tuple[float, ...] = (0.01, 0.03, 0.1)
+    tag_numbers: int = 35_000_000
+    tag_fit_seconds: float = 2.5e-8
 
     def word_layers(self, depth: int) -> tuple[int, ...]:
         """Layers that are tried for tags of words, each of which has as many states as the labelled rows have words."""

@@ -118,9 +118,10 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
 def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
     """Start with as many labelled rows and test rows as the budget can use; a ``sample`` step if these are not all.
 
-    The number of labelled rows is that which the first race, with the smallest pool, can embed in its share of the budget. The
-    number of test rows is that which two frozen arms can answer in their share. Both samples are random and stratified by
-    label, and are drawn before the search.
+    The number of labelled rows is that which the first race, with the smallest pool, can embed in its share of the budget; if
+    the states of all words are read, also at most that whose states fit into memory while they are fitted. The number of test
+    rows is that which two frozen arms can answer in their share. Both samples are random and stratified by label, and are drawn
+    before the search.
     The length of the seed prompt gives the price of rows.
     """
     task = context.task
@@ -143,16 +144,28 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
     asked = _most(test, arms, HEURISTICS.most_test_share * budget)
     wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * context.choosing.most_values))
     asked = min(test, max(asked, LEAST_TEST))
+    remembered = _rows_in_memory(context)
+    room = "memory" if remembered < wanted else "the budget"
+    wanted = min(wanted, remembered)
     if (wanted, asked) == (rows, test):
         return
 
     def effect() -> dict[str, Any]:
         told = [f"{wanted:,} of {counted(rows, 'labelled row')}"] if wanted < rows else []
         told += [f"{asked:,} of {counted(test, 'test row')}"] if asked < test else []
-        return {"rows": wanted, "test": asked, "text": f"the budget has room for {' and '.join(told)}, drawn at random"}
+        return {"rows": wanted, "test": asked, "text": f"{room} has room for {' and '.join(told)}, drawn at random"}
 
     value = context.journal.step("sample", [task.fingerprint, rows, test], effect)
     context.start_with(_sampled(task, int(value["rows"]), int(value["test"]), config.seed))
+
+
+def _rows_in_memory(context: RunContext) -> int:
+    """Maximum number of labelled rows whose states fit into memory while probes are fitted to them."""
+    rows = (*context.task.train, *context.task.dev)
+    if (owners := context.choosing.owners(rows)) is None:
+        return len(rows)
+    numbers = len(owners) / len(rows) * context.model.width
+    return min(len(rows), max(HEURISTICS.least_rows, int(HEURISTICS.tag_numbers / numbers)))
 
 
 def _most(count: int, cost: Callable[[int], float], room: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from cotune.config.sections import EvaluateConfig
 from cotune.cycle.budget.reserve import closing_cost
@@ -158,4 +159,15 @@ class Prices:
     def _fit(self, rows: int) -> float:
         if self._context.spending.budget.kind != "time":
             return 0.0
-        return 0.3 + HEURISTICS.fit_seconds * rows * self._context.model.width * len(self._context.choosing.labels)
+        width, choosing = self._context.model.width, self._context.choosing
+        if choosing.reads_words:
+            return 0.3 + HEURISTICS.tag_fit_seconds * rows * width * self._values_a_row
+        return 0.3 + HEURISTICS.fit_seconds * rows * width * len(choosing.labels)
+
+    @cached_property
+    def _values_a_row(self) -> float:
+        """Mean number of a row's words times the values of their tags, and the values of the whole row's fields."""
+        choosing, rows = self._context.choosing, self._context.train_sample
+        owners = choosing.owners(rows)
+        tags = sum(choosing.sizes[:2])
+        return (0 if owners is None else len(owners)) / max(1, len(rows)) * tags + len(choosing.labels) - tags
