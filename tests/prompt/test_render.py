@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cotune.errors import InputError
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
+from cotune.task.words import text_of, words_of
 from tiny import CHAT_TEMPLATE, merging_tokenizer, tiny_tokenizer
 
 LABELS = ("card", "card arrival", "place", "person")
@@ -411,3 +412,42 @@ def test_a_row_that_is_too_long_is_shortened_alike_with_and_without_its_answer(r
     assert free[0].prompt_ids == short.render(prompt, rows, ("a",))[0].prompt_ids
     assert short.read(free[0].completions[0][:-1], short.lead(prompt, ("input",))) == "a long tale"
     assert short.render_answers(prompt, [], None) == []
+
+
+@given(prompt=prompts, texts=st.lists(pieces, min_size=1, max_size=3), chat=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_behind_the_prompt_the_text_comes_again_and_each_word_has_its_tokens(
+    prompt: Prompt, texts: list[str], chat: bool
+) -> None:
+    renderer = CHAT if chat else PLAIN
+    rows = [{"input": f"{text}.", "other": "x y"} for text in texts]
+    once, twice = renderer.render(prompt, rows, LABELS), renderer.render_twice(prompt, rows, LABELS)
+    for row, before, after in zip(rows, once, twice, strict=True):
+        start, text = len(before.prompt_ids), renderer.harmless(text_of(row))
+        assert after.prompt_ids[:start] == before.prompt_ids and after.start == before.start
+        assert after.read == after.words and before.read == before.start
+        *words, whole = after.words
+        assert whole == (start, len(after.prompt_ids)) and len(words) == len(words_of(text_of(row)))
+        if len(words_of(text)) != len(words):
+            assert set(words) == {whole}, "a marker of the renderer is not shown"
+            continue
+        copy = renderer.tokenizer(
+            renderer.lead(prompt, ("input", "other")) + text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        assert list(after.prompt_ids[start:]) == copy["input_ids"]
+        shift = len(renderer.lead(prompt, ("input", "other")))
+        for (first, last), (begin, end) in zip(words, words_of(text), strict=True):
+            spans = copy["offset_mapping"][first - start : last - start]
+            assert spans and spans[0][0] - shift <= begin and end <= spans[-1][1] - shift, "no character is left out"
+            assert all(left - shift < end and right - shift > begin for left, right in spans), "no token is of another word"
+
+
+def test_words_whose_tokens_are_cut_read_the_whole_copy() -> None:
+    renderer = Renderer(tiny_tokenizer(), max_tokens=60)
+    prompt = Prompt("Name it.", "{input}", "Answer:")
+    (row,) = renderer.render_twice(prompt, [{"input": "a b c d e f g h " * 20}], ("x", "y"))
+    *words, whole = row.words
+    assert row.truncated and whole[1] - whole[0] == 60 and len(words) == 160
+    assert words[0] != whole and words[-1] == whole
+    (blank,) = renderer.render_twice(prompt, [{"input": "\u200b"}], ("x", "y"))
+    assert len(blank.words) >= 1 and all(start < end <= len(blank.prompt_ids) for start, end in blank.words)

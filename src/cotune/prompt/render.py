@@ -139,21 +139,25 @@ class Renderer:
         if not rows:
             return []
         lead, rendered = self.lead(prompt, tuple(rows[0])), self.render(prompt, rows, labels)
-        return [self._with_copy(row, lead, self.harmless(text_of(fields))) for row, fields in zip(rendered, rows, strict=True)]
+        texts = [text_of(fields) for fields in rows]
+        return [self._with_copy(row, lead, text) for row, text in zip(rendered, texts, strict=True)]
 
     def _with_copy(self, row: RenderedRow, lead: str, text: str) -> RenderedRow:
-        encoded = self.tokenizer(lead + text, add_special_tokens=False, return_offsets_mapping=True)
+        shown, before = self.harmless(text), len(row.prompt_ids)
+        encoded = self.tokenizer(lead + shown, add_special_tokens=False, return_offsets_mapping=True)
         ids = encoded["input_ids"][: self.max_tokens]
-        before, whole = len(row.prompt_ids), (len(row.prompt_ids), len(row.prompt_ids) + len(ids))
-        if not ids:
-            return replace(row, words=((before - 1, before),))
-        starts, ends = (np.array(side[: len(ids)]) - len(lead) for side in zip(*encoded["offset_mapping"], strict=True))
-        first = np.searchsorted(ends, [start for start, _ in words_of(text)], side="right")
-        last = np.searchsorted(starts, [end for _, end in words_of(text)], side="left")
-        words = [
-            (before + int(a), before + int(b)) if a < b and ends[b - 1] >= end else whole
-            for a, b, (_, end) in zip(first, last, words_of(text), strict=True)
-        ]
+        whole = (before, before + len(ids)) if ids else (before - 1, before)
+        asked, found = words_of(text), words_of(shown)
+        words = (whole,) * len(asked)
+        # Otherwise a character of the text is not shown, which hardly ever occurs.
+        if ids and len(asked) == len(found):
+            starts, ends = (np.array(side[: len(ids)]) - len(lead) for side in zip(*encoded["offset_mapping"], strict=True))
+            first = np.searchsorted(ends, [start for start, _ in found], side="right")
+            last = np.searchsorted(starts, [end for _, end in found], side="left")
+            words = tuple(
+                (before + int(a), before + int(b)) if a < b and ends[b - 1] >= end else whole
+                for a, b, (_, end) in zip(first, last, found, strict=True)
+            )
         return replace(row, prompt_ids=(*row.prompt_ids, *ids), words=(*words, whole))
 
     def render_answers(

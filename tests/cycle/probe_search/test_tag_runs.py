@@ -18,6 +18,8 @@ from cotune.bundle.export.command import export_bundle
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
 from cotune.cache import cache_folder
+from cotune.config.task import Task
+from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import InputError
@@ -164,3 +166,17 @@ def test_rows_with_more_words_than_fit_into_memory_are_left_out() -> None:
     assert most(500, 12, 576) == 500
     assert most(5000, 120, 576) == 506 and most(5000, 120, 2048) == 142
     assert most(5000, 1001, 4096) == HEURISTICS.least_rows, "some rows are needed"
+
+
+@pytest.mark.parametrize(("positions", "limit"), [(None, 1024), (4096, 1024), (1500, 750)])
+def test_a_text_that_stands_twice_fits_into_the_models_positions(positions: int | None, limit: int) -> None:
+    rows = [{"text": f"to {name} {i}", "answer": {"to": f"{name} {i}"}} for i, name in enumerate(_PLACES * 6)]
+    task = Task.from_rows(rows, input="text", output="answer")
+
+    def model(most: int) -> Any:
+        return SimpleNamespace(
+            longest_sequence=positions, renderer=SimpleNamespace(max_tokens=most), with_max_tokens=lambda fewer: model(fewer)
+        )
+
+    answering = FieldAnswering(task, model(1024))
+    assert answering.reads_words and answering.model.renderer.max_tokens == limit

@@ -37,6 +37,10 @@ class FieldAnswering(LabelAnswering):
     def __init__(self, task: Task, model: LocalModel, output: Output | None = None) -> None:
         fields = (output or task.output).fields
         assert fields is not None
+        most = model.longest_sequence
+        if fields.words and most is not None and 2 * model.renderer.max_tokens > most:
+            # A row's text stands among the model's positions twice.
+            model = model.with_max_tokens(most // 2)
         # The values of all fields are scored in the place of labels.
         super().__init__(replace(task, output=label_output(fields.names)), model)
         self.fields, self.sizes, self._asked = fields, fields.sizes, task
