@@ -92,7 +92,7 @@ def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
 
 
 def test_formats_of_a_prompt_whose_untuned_answers_were_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"q": f"row {i}", "a": {"n": i}} for i in range(200)]
+    rows = [{"q": f"row {i}", "a": {"n": i + 1000}} for i in range(200)]
     task = Task.from_rows(rows, input="q", output="a", type="json", limit={"dev": 40})
     costs = CostModel(parse_budget("3Mtok"), 1.0, 1.0)
     context = RunContext(task, tiny_local(), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())

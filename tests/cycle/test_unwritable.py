@@ -23,7 +23,7 @@ REFUSED = {"type": "object", "properties": {"kind": {"type": "string", "not": {"
 
 def rows_of(count: int = 60, **more: Any) -> list[dict[str, Any]]:
     kinds = ("fruit", "animal", "tool")
-    return [{"thing": f"thing {i}", "answer": {"kind": kinds[i % 3], "size": i, **more}} for i in range(count)]
+    return [{"thing": f"thing {i}", "answer": {"kind": kinds[i % 3], "size": i + 1000, **more}} for i in range(count)]
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -22,7 +22,7 @@ from tiny import tiny_local
 
 def task_of(kind: str, length: int = 1) -> Task:
     outputs = {"text": "a b " * length, "number": "", "json": ""}
-    rows = [{"q": f"row {i}", "a": {"n": i} if kind == "json" else f"{outputs[kind]}{i * 3}"} for i in range(40)]
+    rows = [{"q": f"row {i}", "a": {"n": i + 100} if kind == "json" else f"{outputs[kind]}{i * 3}"} for i in range(40)]
     return Task.from_rows(rows, input="q", output="a", type=kind, limit={"test": 10})
 
 
