@@ -354,6 +354,7 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     if (
         not known
         or probe.sizes != (() if fields is None else fields.sizes)
+        or probe.words != (fields is not None and fields.words)
         or probe.width != model.width
         or probe.layer > model.depth
     ):

@@ -306,10 +306,11 @@ class Predictor:
     def shortened(self, row: Mapping[str, str]) -> dict[str, str] | None:
         """A shortened copy of a row with a very long text that gets the same answer; None for any other row.
 
-        TF-IDF reads more of a text than the model, so a bundle with it shortens none. Unlike all other methods, this one may be
-        called while another thread uses the predictor.
+        TF-IDF and tags of words read more of a text than the prompt shows, so a bundle with them shortens none. Unlike all
+        other methods, this one may be called while another thread uses the predictor.
         """
-        if self.scorer.capabilities.endpoint or (self.probe is not None and self.probe.terms is not None):
+        reads_more = self.reads_words or (self.probe is not None and self.probe.terms is not None)
+        if self.scorer.capabilities.endpoint or reads_more:
             return None
         return self.model.renderer.shortened(self.prompt, row, self.labels)
 

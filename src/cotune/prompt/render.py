@@ -144,7 +144,8 @@ class Renderer:
 
     def _with_copy(self, row: RenderedRow, lead: str, text: str) -> RenderedRow:
         shown, before = self.harmless(text), len(row.prompt_ids)
-        encoded = self.tokenizer(lead + shown, add_special_tokens=False, return_offsets_mapping=True)
+        # Read only as much of a very long text as is needed.
+        encoded = self.tokenizer(lead + self._abridger.abridged(shown), add_special_tokens=False, return_offsets_mapping=True)
         ids = encoded["input_ids"][: self.max_tokens]
         whole = (before, before + len(ids)) if ids else (before - 1, before)
         asked, found = words_of(text), words_of(shown)
