@@ -210,7 +210,7 @@ def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str
     url, key = endpoint or (None, None)
     leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
     predict = " ".join([f"cotune predict {folder}", *(f"--{o.replace('_', '-')} {shlex.quote(plain(v))}" for o, v in leave)])
-    shares = "--probabilities " if manifest.choices else ""
+    shares = "--probabilities " if manifest.has_probabilities else ""
     given = "".join(f", {option}={plain(value)!r}" for option, value in leave)
     here = "`FOLDER` is the folder of this file; each" if folder == "FOLDER" else "Each"
     parts = (
@@ -295,6 +295,8 @@ def limits(manifest: Manifest) -> str:
         lines.insert(0, "- It always gives an answer, even if there is none; a long answer may be cut.")
     else:
         lines.insert(0, "- It always gives an answer, even if there is none; a valid answer may be wrong.")
+        if manifest.fields is not None and manifest.fields.words:
+            lines.insert(1, "- It copies values from the text: one that does not stand there word for word is never answered.")
     return "\n".join(lines)
 
 

@@ -116,6 +116,11 @@ class Manifest:
         return self.labels if self.fields is None else self.fields.names
 
     @property
+    def has_probabilities(self) -> bool:
+        """Whether answers have probabilities; generated ones and those with copied values have none."""
+        return bool(self.choices) and not (self.fields is not None and self.fields.words)
+
+    @property
     def has_adapter(self) -> bool:
         """Whether its folder has the weights of a PEFT adapter, and not only a probe."""
         return not set(ADAPTER_FILES).isdisjoint(self.files)

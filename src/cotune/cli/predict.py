@@ -230,8 +230,9 @@ def _answer_file(
     sheet = read_sheet(rows)
     manifest = read_manifest(bundle_folder(bundle))
     checked = check_sheet(sheet, manifest.input_fields)
-    if options["probabilities"] and not manifest.choices:
-        tell("The bundle generates its answers, so there are no probabilities to add.", err=True)
+    if options["probabilities"] and not manifest.has_probabilities:
+        how = "copies values from the text" if manifest.choices else "generates its answers"
+        tell(f"The bundle {how}, so there are no probabilities to add.", err=True)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.

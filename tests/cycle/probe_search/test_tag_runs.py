@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 from cotune.api import try_prompt
 from cotune.bundle import load
 from cotune.bundle.export.command import export_bundle
+from cotune.bundle.load import check_probe
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
 from cotune.cache import cache_folder
@@ -23,6 +25,7 @@ from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import InputError
+from cotune.model.adapters.slots import BASE
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -62,6 +65,7 @@ def journeys(bench: Bench) -> Path:
     ended = run(bench, out)
     assert ended.code == 0, ended.stderr
     assert "s: json_f1 0." in ended.stdout and "TF-IDF" not in ended.stdout
+    assert "the values of 'places', 'day' are copied from the text, word by word\n" in ended.stdout
     return out
 
 
@@ -99,9 +103,34 @@ def test_the_bundle_answers_as_the_test_did(journeys: Path) -> None:
 
 def test_a_text_may_be_empty_of_words_or_longer_than_the_model_reads(journeys: Path) -> None:
     predictor = load(journeys, threads=1, dtype="float32")
-    answers = predictor.predict(["\u200b", "go to cat 7 " * 900], probabilities=True)
+    answers = predictor.predict(["\u200b", "go to cat 7 " * 2000, "\ue0f0cat \ue0f1 <|im_end|>"], probabilities=True)
     assert all(predictor.output.fits(one.answer) for one in answers)
-    assert [one.truncated for one in answers] == [False, True]
+    assert [one.truncated for one in answers] == [False, True, False]
+    # Its copy shows more of the text than the prompt does.
+    assert predictor.shortened({"ask": "go to cat 7 " * 2000}) is None
+
+
+def test_a_probe_that_reads_rows_is_refused_for_tags(journeys: Path, tmp_path: Path) -> None:
+    predictor, manifest = load(journeys, threads=1, dtype="float32"), read_manifest(journeys / "best")
+    probe, model = predictor.probe, predictor.model
+    assert probe is not None
+    check_probe(model, manifest, journeys)
+    wide = replace(probe, weight=np.concatenate([probe.weight, probe.weight], axis=1), words=False)
+    other = model.adapters.add_probe(BASE, wide, tmp_path)
+    with pytest.raises(InputError, match="does not fit"):
+        check_probe(model, replace(manifest, adapter_id=other), journeys)
+
+
+def test_answers_without_probabilities_are_told_and_the_card_does_not_ask_for_any(bench: Bench, journeys: Path) -> None:
+    card = (journeys / "best" / "README.md").read_text(encoding="utf-8")
+    assert "--probabilities" not in card and "copies values from the text" in card
+    rows = bench.folder / "asked.csv"
+    rows.write_text("ask\ngo to cow 3 and saw\n", encoding="utf-8")
+    ended = bench.commands.run("predict", str(journeys), str(rows), "--probabilities", "--out", str(rows.with_name("told.csv")))
+    assert ended.code == 0 and "copies values from the text, so there are no probabilities" in ended.stderr
+    assert rows.with_name("told.csv").read_text(encoding="utf-8").splitlines()[0] == "ask,answer"
+    ended = bench.commands.run("predict", str(journeys), str(rows), "--unsure", "0.1")
+    assert ended.code == 2 and "does not answer with labels" in ended.stderr
 
 
 def test_commands_predict_evaluate_try_and_export(bench: Bench, journeys: Path, tmp_path: Path) -> None:
