@@ -64,17 +64,17 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     # Values of fields are chosen, so no keyword has to be enforced while writing.
     chosen = can.hidden_states and chooses_fields(task, config.tune.readout)
     problem = Writable(task.output, place).problem if can.grammar and not chosen else _invalid(task.output, place)
-    findings = []
+    never, findings = "can never be answered" if chosen else "can never be written", []
     for bad in _bad_rows(task, problem):
         if bad.most:
             raise InputError(
-                f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
+                f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that {never}{bad.told}",
                 where=f"the outputs of {bad.split}",
                 hint=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
             )
         message = (
-            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so no answer "
-            f"to them can be fully right; they are kept{bad.told}"
+            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that {never}, so no answer to them can be fully "
+            f"right; they are kept{bad.told}"
         )
         findings.append(Finding(f"unwritable_in_{bad.split}", "warning", message, bad.count, bad.ids))
     if not can.hidden_states and (limit := config.endpoint.answer_tokens or config.output.max_tokens):

@@ -188,7 +188,7 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
     flipped = count_of(noise.get("flipped"))
     if rows is not None and "counts" in noise:
-        return f"in other batches {flipped} of {counted(int(rows), 'written answer')} differ"
+        return f"in other batches {flipped} of {counted(int(rows), 'answer')} differ"
     if largest is None or mean is None or rows is None:
         return ""
     return (

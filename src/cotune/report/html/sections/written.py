@@ -107,7 +107,7 @@ def _worst(tests: AnsweredRows, arm: str) -> str:
     )
     note = (
         f"{len(wrong)} of {counted(len(tests.rows), 'row')} count as wrong. Struck out: should be there. Underlined: was "
-        "written instead."
+        "answered instead."
     )
     return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note)
 
