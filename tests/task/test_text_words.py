@@ -17,6 +17,7 @@ from cotune.task.words import MOST_WORDS, words_of
         ("Book a table for 2, at 9:30pm.", ["Book", "a", "table", "for", "2", ",", "at", "9", ":", "30pm", "."]),
         ("caf\u00e9 na\u00efve d'\u00e9t\u00e9", ["caf\u00e9", "na\u00efve", "d", "'", "\u00e9t\u00e9"]),
         ("\u6211\u53bb Rome\u5427", ["\u6211", "\u53bb", "Rome", "\u5427"]),
+        ("\uc11c\uc6b8\uc5d0\uc11c 5\uc2dc", ["\uc11c", "\uc6b8", "\uc5d0", "\uc11c", "5", "\uc2dc"]),
         ("", []),
         (" \n\t", []),
     ],

@@ -8,8 +8,8 @@ from functools import lru_cache
 
 MOST_WORDS = 1000
 """Maximum number of words of a text; the rest of a longer one is not tagged."""
-# Languages that are written without spaces: each of their characters is a word.
-_UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+# Languages that are written without spaces, and Korean, which joins particles to words: each of their characters is a word.
+_UNSPACED = "\uac00-\ud7a3\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
 
 
