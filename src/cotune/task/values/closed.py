@@ -100,7 +100,7 @@ class CopiedField:
             for a list of objects.
         type: ``string``, ``integer`` or ``number``.
         blank: what is written if nothing is copied: ``absent`` (no such property), ``null``, ``empty`` (a text or list), or
-            ``never`` if something must be copied.
+            ``never`` if something must be copied; a text without a fitting word then gives an empty text or 0.
         most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
         given: names and values of the other properties of a list's objects, such as ``role="guest"``; other values are another
             part.
@@ -347,7 +347,9 @@ class _Copied(Node):
             return found if self.field.many or len(found) > 1 else found[0]
         if self.field.blank == "absent":
             return ABSENT
-        return None if self.field.blank == "null" else [] if self.field.many else ""
+        if self.field.blank == "null":
+            return None
+        return [] if self.field.many else "" if self.field.type == "string" else 0
 
 
 @dataclass(frozen=True)

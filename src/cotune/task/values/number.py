@@ -47,6 +47,11 @@ def number_in(answer: str) -> Decimal | None:
     return parse_number(numbers[-1]) if numbers else None
 
 
+def places_of_numbers(text: str) -> list[tuple[int, int]]:
+    """Start and end of each number in a text."""
+    return [match.span() for match in _ANYWHERE.finditer(text)]
+
+
 def number_text(number: Decimal) -> str:
     """The shortest plain form: ``5`` for ``5.00``, ``0.5`` for ``.5``; with an exponent if it would be long."""
     if not number:

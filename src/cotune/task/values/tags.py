@@ -7,17 +7,20 @@ Closed parts are read off the state of the whole text.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from functools import cached_property
-from itertools import product
+from itertools import islice, pairwise, product
 from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.errors import shortened
 from cotune.task.values.closed import (
     ABSENT,
     MOST_VALUES,
@@ -29,9 +32,12 @@ from cotune.task.values.closed import (
     Node,
     closed_fields,
     node_of,
+    open_parts,
     single_values_of,
 )
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
+from cotune.task.values.number import parse_number, places_of_numbers
+from cotune.task.values.schema import Validator, schema_problem
 from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
@@ -40,7 +46,9 @@ _LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
 """Minimum share of values that stand in their text, over all parts and of each part. Values that do not are never answered."""
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
-_NEVER = -1e9
+_NEVER, _SHOWN = -1e9, 40
+_AT_ONCE = 256
+"""Number of rows whose likeliest tags are found together: tables are padded to the longest of them."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,14 @@ class Tags:
 
     Attributes:
         copied: the copied parts, in the schema's order.
+        schemas: their schemas.
         closed: the closed fields.
     """
 
     words: ClassVar[bool] = True
 
     copied: tuple[CopiedField, ...]
+    schemas: tuple[Mapping[str, Any], ...] = field(repr=False)
     closed: ClosedFields
     _root: Node = field(repr=False)
 
@@ -84,130 +94,217 @@ class Tags:
 
     def _read(self, output: str, text: str) -> NDArray[np.int64] | None:
         value = json_in(output)
-        closed, copied = None if value is NO_JSON else self.closed.places_of(value), self.copied_in(value)
-        if closed is None or copied is None:
+        closed = None if value is NO_JSON else self.closed.places_of(value)
+        if closed is None:
             return None
         parts, count = 1 + len(self.copied), len(words_of(text))
         found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
         # The whole text is in no part.
         found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
-        for part, first, last in found_in(text, copied)[0]:
+        for part, first, last in found_in(text, list(self._root.copied(value)))[0]:
             found[first : last + 1, 0] = 1 + part
             found[first + 1 : last + 1, 1] = parts + 1
         return found
 
-    def copied_in(self, value: Any) -> list[list[Any]] | None:
-        """The values of each copied part in a JSON value; None if it has another form, or a closed part has another value."""
-        if value is NO_JSON or self.closed.places_of(value) is None:
-            return None
-        return list(self._root.copied(value))
-
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
-        counts = np.array([len(words_of(text)) for text in texts], dtype=np.int64)
-        ends, first_closed = np.cumsum(counts + 1), 3 + len(self.copied)
+        starts = np.cumsum([0, *(len(words_of(text)) + 1 for text in texts)])
+        answers: list[str] = []
+        for first in range(0, len(texts), _AT_ONCE):
+            ends = starts[first : first + _AT_ONCE + 1]
+            answers += self._answers(log_probs[ends[0] : ends[-1]], ends - ends[0], texts[first : first + _AT_ONCE])
+        return tuple(answers)
+
+    def _answers(self, log_probs: Floats, starts: NDArray[np.int64], texts: Sequence[str]) -> Iterator[str]:
+        """The answers of some rows, whose states begin at ``starts``, which also has their end."""
+        first_closed = 3 + len(self.copied)
         closed = np.zeros((len(texts), 0), dtype=np.int64)
         if self.closed.fields:
-            closed = self.closed.chosen(log_probs[ends - 1, first_closed:])
-        tables = [log_probs[end - 1 - count : end - 1, :first_closed] for end, count in zip(ends, counts, strict=True)]
+            closed = self.closed.chosen(log_probs[starts[1:] - 1, first_closed:])
+        tables = [log_probs[start : end - 1, :first_closed] for start, end in pairwise(starts)]
         paths = _likeliest(tables, len(self.copied))
-        return tuple(
-            json_text(self._root.written(self._values(text, table, path, chosen)))
-            for text, table, path, chosen in zip(texts, tables, paths, closed.tolist(), strict=True)
-        )
+        for text, table, path, chosen in zip(texts, tables, paths, closed.tolist(), strict=True):
+            yield json_text(self._root.written(self._values(text, table, path, chosen)))
 
     def _values(self, text: str, table: Floats, path: NDArray[np.int64], closed: Sequence[int]) -> Iterator[Any]:
         """A row's values of all fields in the schema's order."""
-        spans, words = _spans_of(path, len(self.copied)), words_of(text)
-        chosen, number = iter(self.closed.values(closed)), 0
+        spans, chosen, number = _spans_of(path, len(self.copied)), iter(self.closed.values(closed)), 0
         for one in self._root.fields(""):
             if isinstance(one, ClosedField):
                 yield next(chosen)
                 continue
             number += 1
-            own = spans[number]
-            if not own and one.blank == "never" and len(words):
-                likeliest = int((table[:, number] - table[:, 0]).argmax())
-                own = [(likeliest, likeliest)]
+            own, fits = spans[number], self._fits[number - 1]
             if one.most == 1 and not one.within[1]:
-                # The clearest first, of which the first that can be read is taken.
+                # The clearest first, of which the first that fits is taken.
                 own = sorted(own, key=lambda span: -float(table[span[0] : span[1] + 1, number].mean()))
-            read = [(first, _typed(text[words[first][0] : words[last][1]], one.type)) for first, last in own]
-            found = [(place, value) for place, value in read if value is not None]
+            found = list(_read(text, own, one.type, fits))
+            if not found and one.blank == "never":
+                lead = table[:, number] - table[:, 0]
+                likeliest = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
+                found = list(islice(_read(text, likeliest, one.type, fits), 1))
+            values = [value for _, value in found]
+            if self.schemas[number - 1].get("uniqueItems"):
+                values = list(dict.fromkeys(values))
             # The objects of a list are sorted by their places.
-            yield found if one.within[1] else [value for _, value in found]
+            yield found if one.within[1] else values
+
+    @cached_property
+    def _fits(self) -> tuple[Callable[[Any], bool], ...]:
+        """Whether a value fits the schema of a copied part, for each part; a schema may bound lengths, for example."""
+        return tuple(_check_of(one, schema) for one, schema in zip(self.copied, self.schemas, strict=True))
 
 
 def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField] = ()) -> AnswerFields | None:
     """The fields by which a JSON output is read off hidden states, some of which are ``copied``; None if it has other parts."""
     if not copied:
         return closed_fields(schema)
+    schemas = {(one.path, one.given): part for one, part in _open_parts(schema or {}, "", required=True)}
+    if not schemas.keys() >= {(one.path, one.given) for one in copied}:
+        return None
     root = node_of(schema or {}, copied)
     if root is None:
         return None
     fields = tuple(root.fields(""))
     parts = tuple(one for one in fields if isinstance(one, CopiedField))
-    found = Tags(parts, ClosedFields(tuple(one for one in fields if isinstance(one, ClosedField)), root), root)
-    return found if parts and len(found.names) <= MOST_VALUES else None
+    closed = ClosedFields(tuple(one for one in fields if isinstance(one, ClosedField)), root)
+    found = Tags(parts, tuple(schemas[one.path, one.given] for one in parts), closed, root)
+    # Names with dots may give two parts one path.
+    return found if parts and len(found.names) == len(set(found.names)) <= MOST_VALUES else None
+
+
+@dataclass
+class Standing:
+    """How the values of a part that could be copied stand in the rows' texts.
+
+    Attributes:
+        values: number of values.
+        found: number of those that stand in their text.
+        missing: one that does not; empty if all do.
+        blanks: what the outputs without a value have instead, with counts.
+    """
+
+    values: int = 0
+    found: int = 0
+    missing: str = ""
+    blanks: Counter[Blank] = field(default_factory=Counter)
+
+    @property
+    def enough(self) -> bool:
+        """Whether so many values stand in their texts that the part can be copied."""
+        # A single value may be missing wherever there are few.
+        return self.found + 1 >= _LEAST_EACH * self.values
+
+
+def values_in_texts(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> dict[str, Standing]:
+    """How the values of each part that could be copied, by path, stand in the rows' texts."""
+    parts = [one for one, _ in _open_parts(schema or {}, "", required=True)]
+    standing = {one.path: Standing() for one in parts}
+    for output, text in zip(outputs, texts, strict=True):
+        value, empty = json_in(output), {one.path: one for one in parts}
+        listed = [_values_of(value, one) for one in parts]
+        for one, own, lost in zip(parts, listed, found_in(text, listed)[1], strict=True):
+            part = standing[one.path]
+            part.values, part.found = part.values + len(own), part.found + len(own) - len(lost)
+            part.missing = part.missing or next(iter(lost), "")
+            if own:
+                empty.pop(one.path, None)
+        for path, one in empty.items():
+            standing[path].blanks[_blank_of(_at(value, one.within[0] if one.within[1] else path))] += 1
+    return standing
 
 
 def copied_fields(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
     """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do."""
-    fields = answer_fields(schema, tuple(_open_parts(schema or {}, "", required=True)))
+    fields = answer_fields(schema, tuple(one for one, _ in _open_parts(schema or {}, "", required=True)))
     if not isinstance(fields, Tags):
         return ()
-    blanks = [Counter[Blank]() for _ in fields.copied]
-    hits, seen = Counter[str](), Counter[str]()
-    for output, text in zip(outputs, texts, strict=True):
-        value = json_in(output)
-        if (listed := fields.copied_in(value)) is None:
-            continue
-        for one, own, blank in zip(fields.copied, listed, blanks, strict=True):
-            seen[one.path] += len(own)
-            if not own:
-                blank[_blank_of(_at(value, one.within[0] if one.within[1] else one.path))] += 1
-        for part, _, _ in found_in(text, listed)[0]:
-            hits[fields.copied[part].path] += 1
-    total = seen.total()
-    # A single value may be missing wherever there are few.
-    each = all(hits[path] + 1 >= _LEAST_EACH * count for path, count in seen.items())
-    if not total or hits.total() < _LEAST_COPIED * total or not each:
+    standing = values_in_texts(schema, outputs, texts)
+    if not _stand(standing) or not all(one.enough for one in standing.values()):
         return ()
-    return tuple(
-        replace(one, blank=blank.most_common(1)[0][0] if blank else one.blank)
-        for one, blank in zip(fields.copied, blanks, strict=True)
-    )
+    blanks = {path: one.blanks.most_common(1) for path, one in standing.items()}
+    return tuple(replace(one, blank=blanks[one.path][0][0]) if blanks[one.path] else one for one in fields.copied)
+
+
+def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """What keeps an output from being read off hidden states, in words: the parts that are neither closed nor copied."""
+    standing, found = values_in_texts(schema, outputs, texts), []
+    most = _stand(standing)
+    for path in open_parts(schema):
+        name = repr(path) if path else "the output"
+        # A list of objects has its values in one of their properties.
+        own = [one for inner, one in standing.items() if inner in (path, f"{path}[]") or inner.startswith(f"{path}[].")]
+        if not own:
+            found.append(f"{name} may have many values")
+        for one in own:
+            if not one.enough or (not most and one.found < _LEAST_COPIED * one.values):
+                share = f"{one.found:,} of {one.values:,} stand in the text as they are written"
+                found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r})")
+    return [*found, *(f"the object {path!r} may be missing" for path in _optional_objects(schema or {}))]
+
+
+def _stand(standing: Mapping[str, Standing]) -> bool:
+    """Whether there are values, and nearly all of them stand in their texts."""
+    values = sum(one.values for one in standing.values())
+    return values > 0 and sum(one.found for one in standing.values()) >= _LEAST_COPIED * values
+
+
+def _optional_objects(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, part in (schema.get("properties") or {}).items():
+        if isinstance(part, Mapping) and part.get("properties"):
+            inner = f"{path}.{name}" if path else str(name)
+            if name not in schema.get("required", ()):
+                yield inner
+            yield from _optional_objects(part, inner)
 
 
 def _blank_of(value: Any) -> Blank:
     return "absent" if value is ABSENT else "null" if value is None else "empty"
 
 
-def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], int]:
-    """Where the values of several parts stand in a text: part, first and last word; and how many do not.
+def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], list[list[str]]]:
+    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not.
 
     A value must begin and end with a word, and no two values share one. The longest are placed first, each at its first place.
+    White space in texts and how a number is written do not matter.
     """
     words = words_of(text)
     starts = {start: number for number, (start, _) in enumerate(words)}
     ends = {end: number for number, (_, end) in enumerate(words)}
     found: list[tuple[int, int, int]] = []
+    missing: list[list[str]] = [[] for _ in values]
     taken = np.zeros(len(words), dtype=bool)
     wanted = [(value if isinstance(value, str) else json_text(value), part) for part, own in enumerate(values) for value in own]
+    numbers = {json_text(value) for own in values for value in own if type(value) in (int, float)}
     for value, part in sorted(wanted, key=lambda pair: -len(pair[0])):
-        place = text.find(value) if value else -1
-        while place >= 0:
-            first, last = starts.get(place), ends.get(place + len(value))
+        for start, end in _places_in(text, value, number=value in numbers):
+            first, last = starts.get(start), ends.get(end)
             if first is not None and last is not None and not taken[first : last + 1].any():
                 taken[first : last + 1] = True
                 found.append((part, first, last))
                 break
-            place = text.find(value, place + 1)
-    return sorted(found, key=lambda span: span[1]), len(wanted) - len(found)
+        else:
+            missing[part].append(value)
+    return sorted(found, key=lambda span: span[1]), missing
 
 
-def _open_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iterator[CopiedField]:
-    """The parts of a schema that could be copied: texts and numbers that are not closed, and lists of such."""
+def _places_in(text: str, value: str, *, number: bool) -> Iterator[tuple[int, int]]:
+    """Start and end of each place of a value in a text; of a number first those where it is written alike."""
+    parts = value.split()
+    plain = " ".join(parts)
+    place = text.find(plain) if plain else -1
+    if place < 0 and len(parts) > 1:
+        yield from (match.span() for match in re.finditer(r"\s+".join(map(re.escape, parts)), text))
+    while place >= 0:
+        yield place, place + len(plain)
+        place = text.find(plain, place + 1)
+    if number:
+        wanted = Decimal(value)
+        yield from (place for place in places_of_numbers(text) if parse_number(text[slice(*place)]) == wanted)
+
+
+def _open_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
+    """The parts of a schema that could be copied, with their schemas: open texts and numbers, and lists of such."""
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and schema.get("type", "object") == "object":
         for name, part in properties.items():
@@ -229,13 +326,18 @@ def _open_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iter
     if len(items) != len(lists) or len(lists) > 1 or len(single) > 1 or len(types) != 1 or (type_ := types.pop()) is None:
         return
     most = int(lists[0].get("maxItems", MOST_VALUES)) if lists else 1
-    if single and path:
-        yield CopiedField(path, type_, "never" if required else "absent", most)
+    if most < 1:
+        return
+    # Brackets mark a list, also in the name of a part that is none.
+    if single and path and "[]" not in path:
+        yield CopiedField(path, type_, "never" if required else "absent", most), schema
     elif not single:
-        yield CopiedField(f"{path}[]", type_, "empty" if required else "absent", most)
+        yield CopiedField(f"{path}[]", type_, "empty" if required else "absent", most), schema
 
 
-def _object_parts(items: Mapping[str, Any], path: str, most: int, *, required: bool) -> Iterator[CopiedField]:
+def _object_parts(
+    items: Mapping[str, Any], path: str, most: int, *, required: bool
+) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
     """The parts of a list of objects, each of which has one open value: a part for each combination of the closed values."""
     properties = items["properties"]
     if not isinstance(properties, Mapping) or set(properties) != set(items.get("required", ())):
@@ -243,13 +345,13 @@ def _object_parts(items: Mapping[str, Any], path: str, most: int, *, required: b
     closed = {name: single_values_of(part) for name, part in properties.items() if isinstance(part, Mapping)}
     values = {name: own for name, own in closed.items() if own is not None}
     open_ = [name for name in properties if name not in values]
-    if len(open_) != 1 or prod(map(len, values.values())) > _MOST_KINDS:
+    if len(open_) != 1 or most < 1 or prod(map(len, values.values())) > _MOST_KINDS:
         return
     if (type_ := _copied_type(properties[open_[0]])) is None:
         return
     for chosen in product(*values.values()):
         given = tuple(zip(values, chosen, strict=True))
-        yield CopiedField(f"{path}[].{open_[0]}", type_, "empty" if required else "absent", most, given)
+        yield CopiedField(f"{path}[].{open_[0]}", type_, "empty" if required else "absent", most, given), properties[open_[0]]
 
 
 def _copied_type(schema: Mapping[str, Any]) -> str | None:
@@ -258,6 +360,17 @@ def _copied_type(schema: Mapping[str, Any]) -> str | None:
     names = [name for name in (types if isinstance(types, list) else [types]) if name != "null"]
     closed = single_values_of(schema) is not None
     return names[0] if len(names) == 1 and names[0] in ("string", "integer", "number") and not closed else None
+
+
+def _values_of(value: Any, one: CopiedField) -> list[Any]:
+    """The values of a copied part in a JSON value."""
+    place, name = one.within
+    found = _at(value, place if name else one.path)
+    listed = found if isinstance(found, list) else [found]
+    if name:
+        objects = [item for item in listed if isinstance(item, Mapping) and name in item]
+        return [item[name] for item in objects if all(json_text(item.get(key)) == json_text(own) for key, own in one.given)]
+    return [item for item in listed if item is not ABSENT and item is not None and item != ""]
 
 
 def _at(value: Any, path: str) -> Any:
@@ -275,13 +388,41 @@ def _at(value: Any, path: str) -> Any:
     return ABSENT
 
 
+def _read(text: str, spans: Iterable[tuple[int, int]], type_: str, fits: Callable[[Any], bool]) -> Iterator[tuple[int, Any]]:
+    """The first word and the value of words that are a value of a type and fit."""
+    words = words_of(text)
+    for first, last in spans:
+        value = _typed(text[words[first][0] : words[last][1]], type_)
+        if value is not None and fits(value):
+            yield first, value
+
+
+def _units(text: str, type_: str) -> list[tuple[int, int]]:
+    """First and last word of each word of a text, or of each number in it."""
+    words = words_of(text)
+    if type_ == "string":
+        return [(place, place) for place in range(len(words))]
+    starts = {start: number for number, (start, _) in enumerate(words)}
+    ends = {end: number for number, (_, end) in enumerate(words)}
+    return [(starts[start], ends[end]) for start, end in places_of_numbers(text) if start in starts and end in ends]
+
+
 def _typed(text: str, type_: str) -> Any:
     """A copied text as a value of a type; None if it is none."""
     if type_ == "string":
         return text
-    value = json_in(text)
-    fits = type(value) is int or (type_ == "number" and type(value) is float)
-    return value if fits and json_text(value) == text else None
+    number = None if "e" in text.lower() else parse_number(text)
+    if number is None or number == number.to_integral_value():
+        return None if number is None else int(number)
+    return float(number) if type_ == "number" else None
+
+
+def _check_of(one: CopiedField, schema: Mapping[str, Any]) -> Callable[[Any], bool]:
+    """Whether a value, or a list of it alone, is valid; always, if the schema refers to others."""
+    if schema_problem(schema):
+        return lambda value: True
+    check = Validator(schema)
+    return lambda value: check([value] if one.many else value)
 
 
 def _likeliest(tables: Sequence[Floats], parts: int) -> list[NDArray[np.int64]]:

@@ -32,7 +32,7 @@ class JsonKind(OutputKind):
     answers_questions = False
     cues = ("JSON:",)
     misfit = "do not fit the schema"
-    why_no_fields = "the output is not JSON of which every part is one of a few values"
+    why_no_fields = "the output is not JSON of which every part is one of a few values, or copied from the text"
     response_formats = frozenset({"text", "json_object"})
     reply = "the JSON of its own schema"
 
