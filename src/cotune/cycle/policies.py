@@ -13,14 +13,14 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.result import SearchResult
-from cotune.errors import InputError
+from cotune.errors import InputError, shortened, shown_names
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
-from cotune.task.values.closed import open_parts
+from cotune.task.values.tags import obstacles, values_in_texts
 
 S = TypeVar("S", bound=SearchResult)
 MOST_OPEN = 3
-"""Maximum number of open parts for which a run advises to close them; with more, the JSON is hardly a set of choices."""
+"""Maximum number of obstacles that a run names; with more, the JSON can hardly be read off hidden states."""
 
 
 class SearchPolicy(Protocol[S]):
@@ -55,6 +55,8 @@ def policy_for(
         InputError: the budget is too small, or the model cannot do what the config asks for.
     """
     if searches_by_probes(context, config):
+        if context.choosing.reads_words:
+            _tell_copied(context)
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
         measure = context.task.measure
@@ -70,19 +72,41 @@ def policy_for(
 
 def _advise_probes(context: RunContext) -> None:
     """Say what keeps JSON or numbers from being read off hidden states, if that may be changed."""
-    output, measure = context.task.output, context.task.measure
+    task, tell = context.task, context.journal.tell
+    output, measure = task.output, task.measure
     if output.fields is not None and measure.exact and not output.kind.by_field:
-        context.journal.tell(
+        tell(
             f"the numbers are generated, because {measure.name} counts exact answers only; under a metric for which near is "
             "nearly right (metric=r2, spearman or 'within 5%') they are read off hidden states in a fraction of the time"
         )
-    parts = open_parts(output.schema) if output.kind.nested_cells else []
-    if 0 < len(parts) <= MOST_OPEN:
-        names = ", ".join(repr(part) for part in parts)
-        context.journal.tell(
-            f"the JSON is generated, because {names} may have many values; if they are few, list them in output.schema "
-            "(enum, or minimum and maximum): then all is read off hidden states, which takes a fraction of the time"
+    if output.fields is None and (found := _obstacles(task)):
+        tell(
+            f"the JSON is generated, because {found}. If each part has few values (output.schema: enum, or minimum "
+            "and maximum) or is written as it stands in the text, all is read off hidden states in a fraction of the time"
         )
+
+
+def _obstacles(task: Task) -> str:
+    """What keeps JSON from being read off hidden states; empty if it is nothing, or too much to name, and for other outputs."""
+    if not task.output.kind.nested_cells:
+        return ""
+    rows = (*task.train, *task.dev)
+    found = obstacles(task.output.schema, [row.output for row in rows], [row.text for row in rows])
+    return "; ".join(found) if len(found) <= MOST_OPEN else ""
+
+
+def _tell_copied(context: RunContext) -> None:
+    """Say which parts of JSON are copied from the text, and how many values do not stand there."""
+    task = context.task
+    rows = (*task.train, *task.dev)
+    standing = values_in_texts(task.output.schema, [row.output for row in rows], [row.text for row in rows])
+    # The output may itself be a list.
+    names = shown_names([path.removesuffix("[]") for path in standing if path != "[]"]) or "the list"
+    values = sum(one.values for one in standing.values())
+    lost = values - sum(one.found for one in standing.values())
+    example = shortened(next((one.missing for one in standing.values() if one.missing), ""), 40)
+    but = f"; {lost:,} of {values:,} do not stand there as they are written (such as {example!r})" if lost else ""
+    context.journal.tell(f"the values of {names} are copied from the text, word by word{but}")
 
 
 def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
@@ -94,7 +118,8 @@ def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
     if config.tune.readout != "probe":
         return
     if task.output.kind.written and task.output.fields is None:
-        raise _no_probes(task.output.kind.why_no_fields)
+        found = _obstacles(task)
+        raise _no_probes(task.output.kind.why_no_fields + (f" ({found})" if found else ""))
     if not backend.capabilities.hidden_states:
         raise _no_probes(f"the model answers {backend.place}")
 
