@@ -201,7 +201,7 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, *, has_adapter: 
         )
     if predictor.fields is not None:
         how = "reads several fields of JSON" if predictor.output.kind.by_field else "reads numbers by thresholds"
-        how = "copies values from the text by tags" if predictor.reads_words else how
+        how = "copies values from the text by tags that it reads" if predictor.reads_words else how
         raise InputError(
             f"the bundle {how} off hidden states, which exports do not support",
             where=str(folder),
