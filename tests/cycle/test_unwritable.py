@@ -117,7 +117,9 @@ def test_where_most_rows_could_never_be_answered_the_run_is_refused(
 
 def test_answers_longer_than_any_may_be_are_told_and_refused(bench: Bench, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", rows_of())
-    ended = run(bench, rows, tmp_path / "run", "--model", str(bench.model), "output.type=json", "output.max_tokens=10")
+    # The sizes stand in the texts, so that they would be copied.
+    generated = ("--model", str(bench.model), "output.type=json", "tune.readout=words")
+    ended = run(bench, rows, tmp_path / "run", *generated, "output.max_tokens=10")
     said = " ".join(ended.stderr.split())
     assert ended.code == 2 and "output.max_tokens: 28 of 28 train rows have an output of more than 10 tokens" in said, said
     assert re.search(r"; train:\d+, 2\d tokens.* Raise it to 2\d or more", said) and not (tmp_path / "run").exists()
