@@ -45,7 +45,8 @@ WORDS = {"apple": "fruit", "cat": "animal", "saw": "tool", "cow": "animal", "pea
 def written_rows(count: int) -> list[dict[str, Any]]:
     words = list(WORDS)
     return [
-        {"text": f"{words[i % 5]} {i} {words[i % 5]}", "label": {"kind": WORDS[words[i % 5]], "size": i + 1000}} for i in range(count)
+        {"text": f"{words[i % 5]} {i} {words[i % 5]}", "label": {"kind": WORDS[words[i % 5]], "size": i + 1000}}
+        for i in range(count)
     ]
 
 
