@@ -65,6 +65,7 @@ def journeys(bench: Bench) -> Path:
     ended = run(bench, out)
     assert ended.code == 0, ended.stderr
     assert "s: json_f1 0." in ended.stdout and "TF-IDF" not in ended.stdout
+    assert "by a probe on the states of words after layer" in ended.stdout
     assert "the values of 'places', 'day' are copied from the text, word by word\n" in ended.stdout
     return out
 

@@ -61,6 +61,7 @@ class EarlyBundles:
                 **found,
                 "label_names": named is not None,
                 **({"metric": context.task.measure.name} if context.choosing.sizes else {}),
+                **({"by_words": True} if context.choosing.reads_words else {}),
                 "with_tfidf": made.terms is not None and mix.share > 0,
                 "tfidf": None if tfidf is None else round(tfidf[0], 6),
                 "tfidf_rows": None if tfidf is None else tfidf[1],
@@ -120,10 +121,11 @@ def sentence(facts: dict[str, Any]) -> str:
     on = f" on {counted(facts['tfidf_rows'], 'labelled row')}" if other else ""
     beside = "" if facts["tfidf"] is None else f"; TF-IDF with logistic regression {facts['tfidf']:.2f}{on}"
     rows = counted(facts["n"], "labelled row")
+    states = "the states of words" if facts.get("by_words") else "the state"
     added = " with TF-IDF added" if facts["with_tfidf"] else ""
     judged = f"on {rows} held out, by a probe that learns from names of labels too," if facts["label_names"] else ""
     share = f"{facts['metric'] + ' ' if 'metric' in facts else ''}{facts['score']:.2f}"
     return (
         f"after {facts['seconds']:.0f} s: {share} ({low:.2f} to {high:.2f}), "
-        f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {facts['layer']}{added}{beside}"
+        f"{judged or f'cross-fitted on {rows}, by a probe'} on {states} after layer {facts['layer']}{added}{beside}"
     )
