@@ -357,3 +357,23 @@ def test_ratings_get_bounds_beside_copied_texts_but_numbers_of_the_text_are_copi
     # Three cities are an enumeration, so that all is closed.
     schema = kind.schema_of(outputs, None, texts)
     assert kind.copied(schema, outputs, texts) == ()
+
+
+def test_texts_that_recur_are_copied_if_they_stand_in_their_texts() -> None:
+    kind, cities = KINDS["json"], ["Rome", "Oslo", "Bern", "New York", "Lyon", "Graz"]
+    rows: list[dict[str, Any]] = [
+        {"to": cities[i % 6], "way": ["there", "back"][i % 2], "stops": [f"Stop{i % 5}"][: i % 2]} for i in range(60)
+    ]
+    outputs = [json.dumps(row) for row in rows]
+    texts = [f"go {row['way']} to {row['to']} by {' '.join(row['stops'])}" for row in rows]
+    schema = kind.schema_of(outputs, None, texts)
+    assert schema is not None and "enum" not in schema["properties"]["to"] and "enum" in schema["properties"]["way"], "two ways"
+    fields = answer_fields(schema, kind.copied(schema, outputs, texts))
+    assert isinstance(fields, Tags) and [one.path for one in fields.copied] == ["to", "stops[]"]
+    new = {"to": "Porto", "way": "back", "stops": []}
+    assert json.loads(fields.answers(certain(fields, new, "go back to Porto"), ["go back to Porto"])[0]) == new
+    # Where they do not stand in the text, they are a choice.
+    elsewhere = kind.schema_of(outputs, None, ["somewhere"] * 60)
+    assert elsewhere == kind.schema_of(outputs, None) and "enum" in elsewhere["properties"]["to"]  # type: ignore[index]
+    given = {"type": "object", "properties": {"to": {"enum": cities}}}
+    assert kind.schema_of(outputs, given, texts) is given, "a schema of the user stays"

@@ -159,7 +159,7 @@ def _of_kind(kind: str, values: Sequence[Any], *, bounded: bool) -> dict[str, An
         }
     if kind == "array":
         items = [item for value in values for item in value]
-        most = _half_again(values, LEAST_ITEMS)
+        most = half_again(values, LEAST_ITEMS)
         return (
             {"type": "array", "items": infer_schema(items, bounded=bounded), "maxItems": most}
             if items
@@ -169,7 +169,7 @@ def _of_kind(kind: str, values: Sequence[Any], *, bounded: bool) -> dict[str, An
         # A model cannot write control characters, so that of such values alone none could be an answer.
         if _recur(values) and max(map(len, values)) <= ENUM_LONGEST and not any(map(_CONTROL.search, values)):
             return {"type": "string", "enum": sorted(set(values))}
-        return {"type": "string", "maxLength": _half_again(values, LEAST_TEXT)}
+        return {"type": "string", "maxLength": half_again(values, LEAST_TEXT)}
     if bounded and kind == "integer" and _recur(values):
         return {"type": "integer", "minimum": min(values), "maximum": max(values)}
     return {"type": kind}
@@ -182,7 +182,8 @@ def _recur(values: Sequence[Any]) -> bool:
     return len(counts) <= min(ENUM_MOST, len(values) / ENUM_EACH) and once <= ENUM_ONCE * len(values)
 
 
-def _half_again(values: Sequence[Sequence[Any]], least: int) -> int:
+def half_again(values: Sequence[Sequence[Any]], least: int) -> int:
+    """An inferred bound on lengths: 1.5 times that of the longest value, and at least ``least``."""
     longest = max(map(len, values))
     return max(least, longest + (longest + 1) // 2)
 

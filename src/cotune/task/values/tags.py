@@ -37,13 +37,15 @@ from cotune.task.values.closed import (
 )
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
-from cotune.task.values.schema import Validator, schema_problem
+from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
 from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
 
 _LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
 """Minimum share of values that stand in their text, over all parts and of each part. Values that do not are never answered."""
+_LEAST_OPENED, _LEAST_VALUES = 0.97, 5
+"""Minimum share of an enumeration's values that stand in their text, and minimum of its values, from which it is copied."""
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
 _NEVER, _SHOWN = -1e9, 40
@@ -224,6 +226,33 @@ def copied_fields(schema: Mapping[str, Any] | None, outputs: Sequence[str], text
         return ()
     blanks = {path: one.blanks.most_common(1) for path, one in standing.items()}
     return tuple(replace(one, blank=blanks[one.path][0][0]) if blanks[one.path] else one for one in fields.copied)
+
+
+def with_copied_texts(schema: Mapping[str, Any], outputs: Sequence[str], texts: Sequence[str]) -> Mapping[str, Any]:
+    """An inferred schema whose enumerations are open texts where nearly all values stand in the rows' texts, such as cities.
+
+    Other values can then be copied too. The same object if there are none.
+    """
+    found = values_in_texts(_opened(schema, "", None), outputs, texts)
+    chosen = {path for path, one in found.items() if one.values and one.found >= _LEAST_OPENED * one.values}
+    opened = _opened(schema, "", chosen)
+    return schema if opened == schema else opened
+
+
+def _opened(schema: Mapping[str, Any], path: str, chosen: set[str] | None) -> dict[str, Any]:
+    """A schema without the enumerations of several texts at the ``chosen`` paths; None chooses all."""
+    found = dict(schema)
+    values = schema.get("enum")
+    if isinstance(values, list) and schema.get("type") == "string" and len(values) >= _LEAST_VALUES:
+        if path and (chosen is None or path in chosen):
+            del found["enum"]
+            found["maxLength"] = half_again(values, LEAST_TEXT)
+    elif isinstance(schema.get("properties"), Mapping):
+        parts = schema["properties"].items()
+        found["properties"] = {name: _opened(part, f"{path}.{name}" if path else name, chosen) for name, part in parts}
+    elif isinstance(schema.get("items"), Mapping) and "properties" not in schema["items"]:
+        found["items"] = _opened(schema["items"], f"{path}[]", chosen)
+    return found
 
 
 def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> list[str]:

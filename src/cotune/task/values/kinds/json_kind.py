@@ -13,7 +13,7 @@ from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, Output
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
-from cotune.task.values.tags import copied_fields
+from cotune.task.values.tags import copied_fields, with_copied_texts
 
 _MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
 """Bounds of a schema in words: fields, values of an enumeration, characters of a value."""
@@ -56,16 +56,19 @@ class JsonKind(OutputKind):
         """The given schema, else one inferred from the outputs.
 
         Whole numbers that recur, such as ratings, get bounds if every part is then one of a few values or copied from the text,
-        and nothing has to be generated. If other parts are generated, bounds would only rule numbers out.
+        and nothing has to be generated. If other parts are generated, bounds would only rule numbers out. Texts that recur are
+        no enumeration if they nearly always stand in the rows' texts, since others can then be copied.
         """
         if given is not None:
             return given
         values = [parse_json(output) for output in outputs]
         bounded, plain = infer_schema(values, bounded=True), infer_schema(values)
-        if closed_fields(bounded) is not None:
-            return bounded
+        usual = plain if closed_fields(bounded) is None else bounded
+        free = [with_copied_texts(schema, outputs, texts) for schema in (plain, bounded)] if texts else []
+        if not texts or (usual is bounded and free[1] is bounded):
+            return usual
         # A number that stands in the text can be copied, whatever its size.
-        return bounded if texts and not self.copied(plain, outputs, texts) and self.copied(bounded, outputs, texts) else plain
+        return next((schema for schema in free if self.copied(schema, outputs, texts)), usual)
 
     def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
         return copied_fields(schema, outputs, texts)
