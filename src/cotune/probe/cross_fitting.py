@@ -256,7 +256,7 @@ def _fit_layer(
             masks = np.stack([~held_out for _, held_out in part])
             for span, own in by_field(y, sizes, classes):
                 size, read = span.stop - span.start, np.flatnonzero(own >= 0)
-                used, square = (axes, 1.0) if len(read) == len(own) else axes.of_rows(read)
+                used, square = axes.of_rows(read)
                 fitted = fit_logistic(
                     used,
                     own[read],

@@ -56,10 +56,12 @@ class Axes:
         return back.to(self.x.dtype)
 
     def of_rows(self, rows: NDArray[np.int64]) -> tuple[Axes, float]:
-        """The axes of some of the rows, and the mean square of their features.
+        """The axes of some of the rows, and the mean square of their features; of all rows these axes, and 1.
 
         An inverse penalty that is divided by the mean square penalizes as if these rows had been scaled to unit variance.
         """
+        if len(rows) == len(self.x):
+            return self, 1.0
         key = rows.tobytes()
         if key not in self._parts:
             part = self.x[torch.from_numpy(rows)]

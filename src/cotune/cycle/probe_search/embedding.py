@@ -210,8 +210,7 @@ class Embedding:
         context.spending.charge(value, "tokens_embedded", saw)
         if not kept:
             stored = self._store.get(asked.name)
-            whole = stored is not None and stored.shape[:2] == (len(layers), sum(each))
-            kept.append(stored if stored is not None and whole else compute()[0])
+            kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), sum(each)) else stored)
         if (request := self._pending.pop(asked.name)) is not None:
             request.forget()
         held = self._files.setdefault((prompt.id, adapter), {})

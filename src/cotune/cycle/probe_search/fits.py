@@ -200,7 +200,7 @@ def head_of(
     axes, weight, bias = Axes(features, double=True), np.empty((classes, features.shape[1])), np.empty(classes)
     for span, own in by_field(truth, sizes, classes):
         read = np.flatnonzero(own >= 0)
-        used, square = (axes, 1.0) if len(read) == len(own) else axes.of_rows(read)
+        used, square = axes.of_rows(read)
         fitted = fit_logistic(used, own[read], span.stop - span.start, strengths=[strength / square], offsets=offsets)
         weight[span], bias[span] = fitted.weight[0], fitted.bias[0]
     if words is not None:

@@ -134,7 +134,7 @@ class PackedRunner:
         Args:
             prefix: state of the shared prefix, at least as deep as the highest layer.
             layers: each from 1 to the model's depth.
-            reads: what is read of each row, at positions of its own tokens. Of a whole row this is the state at the last token
+            reads: what is read of each row, at positions after the prefix. Of a whole row this is the state at the last token
                 beside the mean, ``[layers, rows, 2 x width]``; of words ``[layers, words, width]``. None gives the state at the
                 last token alone.
         """
