@@ -249,10 +249,6 @@ class Node(ABC):
     def read(self, value: Any) -> Iterator[int | None]:
         """The number of each closed field's value; None for one that does not fit."""
 
-    def copied(self, value: Any) -> Iterator[list[Any]]:
-        """The values of each copied field in a value that fits."""
-        yield from ()
-
     @abstractmethod
     def written(self, values: Iterator[Any]) -> Any:
         """The part with the next values, one of each of its fields; a list of those of a copied field."""
@@ -337,10 +333,6 @@ class _Copied(Node):
         if not fits:
             yield None
 
-    def copied(self, value: Any) -> Iterator[list[Any]]:
-        listed = value if isinstance(value, list) else [value]
-        yield [one for one in listed if one is not ABSENT and one is not None and one != ""]
-
     def written(self, values: Iterator[Any]) -> Any:
         found = next(values)[: self.field.most]
         if found:
@@ -373,10 +365,6 @@ class _Objects(Node):
         alike = all(json_text(item[name]) == json_text(value) for name, value in one.given)
         return alike and _is_of_type(item[one.within[1]], one.type)
 
-    def copied(self, value: Any) -> Iterator[list[Any]]:
-        for one in self.copies:
-            yield [item[one.within[1]] for item in value if self._is(one, item)] if isinstance(value, list) else []
-
     def written(self, values: Iterator[Any]) -> Any:
         """The objects in the order of their values in the text; here each value comes with its place."""
         placed = [(place, one, value) for one in self.copies for place, value in next(values)]
@@ -405,10 +393,6 @@ class _Object(Node):
             return
         for name, node in self.properties:
             yield from node.read(value.get(name, ABSENT))
-
-    def copied(self, value: Any) -> Iterator[list[Any]]:
-        for name, node in self.properties:
-            yield from node.copied(value.get(name, ABSENT))
 
     def written(self, values: Iterator[Any]) -> Any:
         found = {name: node.written(values) for name, node in self.properties}

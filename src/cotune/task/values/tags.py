@@ -103,7 +103,7 @@ class Tags:
         found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
         # The whole text is in no part.
         found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
-        for part, first, last in found_in(text, list(self._root.copied(value)))[0]:
+        for part, first, last in found_in(text, [_values_of(value, one) for one in self.copied])[0]:
             found[first : last + 1, 0] = 1 + part
             found[first + 1 : last + 1, 1] = parts + 1
         return found
