@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,10 +13,15 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from filelock import FileLock
+
+from cotune.cache import cache_folder
+
+if TYPE_CHECKING:
+    from conftest import Bench
 
 _WORDS = {
     "fruit": ("apple", "pear", "plum", "fig"),
@@ -136,6 +142,20 @@ class Commands:
         # A server that ends just now may still take a connection, and then closes it.
         json.loads(stream.readline())
         return stream
+
+
+def run_by_probes(
+    bench: Bench, rows: Path, columns: tuple[str, str], out: Path, *more: str, budget: str = "160ktok", **options: Any
+) -> Ended:
+    """A small run that reads answers off hidden states, unless ``more`` names a read-out; ``columns`` are input and output."""
+    if not out.exists():
+        # Else each run would be told that the ones before had opened its test.
+        shutil.rmtree(cache_folder("ledger"), ignore_errors=True)
+    settings = ("--model", str(bench.model), "--budget", budget, "--seed", "1", "--out", str(out))
+    limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=4")
+    readout = () if any(one.startswith("tune.readout") for one in more) else ("tune.readout=auto",)
+    named = ("--input", columns[0], "--output", columns[1])
+    return bench.commands.run("run", str(rows), *named, *settings, *SETTINGS, *limits, *readout, *more, **options)
 
 
 def journal_of(folder: Path) -> list[dict[str, Any]]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
+from cycle_runs import Ended, journal_of, run_by_probes, summary_of, without_times
 
 from cotune.api import try_prompt
 from cotune.bundle import load
 from cotune.bundle.export.command import export_bundle
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
-from cotune.cache import cache_folder
 from cotune.errors import InputError
 from cotune.probe.readout import PROBE
 
@@ -44,14 +42,7 @@ def write_rows(path: Path, *, odd: bool = False) -> Path:
 
 def run(bench: Bench, out: Path, *more: str, odd: bool = False, at: tuple[str, str, int] | None = None) -> Ended:
     rows = write_rows(bench.folder / f"closed{odd}.jsonl", odd=odd)
-    if not out.exists():
-        # Else each run would be told that the ones before had opened its test.
-        shutil.rmtree(cache_folder("ledger"), ignore_errors=True)
-    settings = ("--model", str(bench.model), "--budget", "160ktok", "--seed", "1", "--out", str(out))
-    limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=4")
-    readout = () if "tune.readout=words" in more else ("tune.readout=auto",)
-    columns = ("--input", "thing", "--output", "answer")
-    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, *readout, *more, at=at)
+    return run_by_probes(bench, rows, ("thing", "answer"), out, *more, at=at)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
+from cycle_runs import Ended, journal_of, run_by_probes, summary_of, without_times
 
 from cotune.api import try_prompt
 from cotune.bundle import load
@@ -19,7 +18,6 @@ from cotune.bundle.export.command import export_bundle
 from cotune.bundle.load import check_probe
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
-from cotune.cache import cache_folder
 from cotune.config.task import Task
 from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
@@ -49,14 +47,7 @@ def write_rows(path: Path) -> Path:
 
 def run(bench: Bench, out: Path, *more: str, at: tuple[str, str, int] | None = None) -> Ended:
     rows = write_rows(bench.folder / "journeys.jsonl")
-    if not out.exists():
-        # Else each run would be told that the ones before had opened its test.
-        shutil.rmtree(cache_folder("ledger"), ignore_errors=True)
-    settings = ("--model", str(bench.model), "--budget", "320ktok", "--seed", "1", "--out", str(out))
-    limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=4")
-    readout = () if any(one.startswith("tune.readout") for one in more) else ("tune.readout=auto",)
-    columns = ("--input", "ask", "--output", "answer")
-    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, *readout, *more, at=at)
+    return run_by_probes(bench, rows, ("ask", "answer"), out, *more, budget="320ktok", at=at)
 
 
 @pytest.fixture(scope="module")
