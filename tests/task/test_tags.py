@@ -377,3 +377,29 @@ def test_texts_that_recur_are_copied_if_they_stand_in_their_texts() -> None:
     assert elsewhere == kind.schema_of(outputs, None) and "enum" in elsewhere["properties"]["to"]  # type: ignore[index]
     given = {"type": "object", "properties": {"to": {"enum": cities}}}
     assert kind.schema_of(outputs, given, texts) is given, "a schema of the user stays"
+
+
+def test_a_part_with_one_value_or_a_list_of_them_is_copied_although_single_values_recur() -> None:
+    """One row in forty with a list must not keep the part from being copied."""
+    words = ["album", "song", "track", "tune", "record"]
+    texts = [f"play the {words[i % 5]} number {i}" for i in range(39)] + ["play the album and the song"]
+    outputs = [json.dumps({"what": words[i % 5]}) for i in range(39)] + [json.dumps({"what": ["album", "song"]})]
+    schema = KINDS["json"].schema_of(outputs, None, texts)
+    assert "enum" not in json.dumps(schema)
+    (field,) = copied_fields(schema, outputs, texts)
+    assert (field.path, field.many) == ("what", False) and field.most > 1
+    tags = answer_fields(schema, [field])
+    assert tags is not None
+    for output, text in zip(outputs, texts, strict=True):
+        (answer,) = tags.answers(certain(tags, json.loads(output), text), [text])
+        assert json.loads(answer) == json.loads(output)
+
+
+def test_numbers_that_recur_are_copied_where_they_stand_in_the_text() -> None:
+    texts = [f"{10 * (i % 12)} points, mood {'xyz'[i % 3]} and kind {chr(65 + i % 20)}" for i in range(120)]
+    outputs = [json.dumps({"points": 10 * (i % 12), "kind": f"k{i % 40}"}) for i in range(120)]
+    kind = KINDS["json"]
+    schema = kind.schema_of(outputs, None, texts)
+    assert not kind.copied(schema, outputs, texts), "the kinds are too many to be an enumeration, and do not stand in the text"
+    read = kind.read_schema(schema, outputs, texts)
+    assert read is not None and [one.path for one in kind.copied(read, outputs, texts)] == ["points"]

@@ -16,6 +16,7 @@ from cotune.task.assemble import Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.known import Known
 from cotune.task.reading.table import table_from_rows
+from cotune.task.values.closed import ClosedFields
 from cotune.task.values.kinds.registry import guess_type
 from cotune.task.values.output import Output
 from cotune.task.values.schema import Validator
@@ -273,3 +274,36 @@ def test_an_output_with_a_number_that_is_none_in_json_is_not_taken_for_a_blank_o
     rows[7]["a"] = {"count": 1, "tags": [number]}
     with pytest.raises(InputError, match=r"row 8, column 'a': the cell holds a value that JSON cannot express"):
         task_of(rows, on_blank=on_blank)
+
+
+def test_json_with_many_values_that_recur_is_read_off_hidden_states_and_may_still_be_written_freely() -> None:
+    rows = [
+        {"text": f"message number {i} about {i % 60}", "out": {"topic": f"topic {i % 60}", "score": 10 * (i % 11)}}
+        for i in range(300)
+    ]
+    task = Task.from_rows(rows, input="text", output="out")
+    assert task.output.schema is not None and "enum" not in json.dumps(task.output.schema)
+    assert isinstance(task.output.fields, ClosedFields) and task.output.fields.sizes == (60, 11)
+    assert not task.output.copied and task.output.fits('{"topic": "a new one", "score": 3}')
+    again = Output.from_json(json.loads(json.dumps(task.output.to_json())))
+    assert again == task.output and again.fields == task.output.fields
+    # A schema of the user's says what is possible, also beyond the rows.
+    given = Task.from_rows(rows, input="text", output="out", schema=task.output.schema)
+    assert given.output.fields is None and not given.output.read_text
+
+
+def test_a_free_part_keeps_json_from_being_read() -> None:
+    rows = [
+        {"text": f"message number {i}", "out": {"topic": f"topic {i % 60}", "why": f"because of {i * 7}"}} for i in range(300)
+    ]
+    output = Task.from_rows(rows, input="text", output="out").output
+    assert output.fields is None and not output.read_text
+
+
+def test_a_bundle_with_a_broken_schema_to_read_by_is_refused() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    for read in (schema, {"type": "nothing"}, "text"):
+        with pytest.raises(InputError):
+            Output.from_json({"type": "json", "schema": schema, "read_schema": read})
+    with pytest.raises(InputError, match="read_schema"):
+        Output.from_json({"type": "number", "schema": {"type": "number"}, "read_schema": {"type": "number"}})

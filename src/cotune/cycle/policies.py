@@ -16,6 +16,7 @@ from cotune.cycle.search.result import SearchResult
 from cotune.errors import InputError, shortened, shown_names
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
+from cotune.task.values.closed import open_parts
 from cotune.task.values.tags import obstacles, values_in_texts
 
 S = TypeVar("S", bound=SearchResult)
@@ -57,6 +58,10 @@ def policy_for(
     if searches_by_probes(context, config):
         if context.choosing.reads_words:
             _tell_copied(context)
+        if listed := _listed(context.task):
+            context.journal.tell(
+                f"the values of {shown_names(listed)} are chosen from those in train and dev; others are never answered"
+            )
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
         measure = context.task.measure
@@ -95,11 +100,19 @@ def _obstacles(task: Task) -> str:
     return "; ".join(found) if len(found) <= MOST_OPEN else ""
 
 
+def _listed(task: Task) -> list[str]:
+    """The parts of JSON that are chosen from the labelled rows' values, although their schema allows others."""
+    if not task.output.read_text:
+        return []
+    copied = {one.path.removesuffix("[]") for one in task.output.copied}
+    return [path or "the output" for path in open_parts(task.output.schema) if path not in copied]
+
+
 def _tell_copied(context: RunContext) -> None:
     """Say which parts of JSON are copied from the text, and how many values do not stand there."""
     task = context.task
     rows = (*task.train, *task.dev)
-    standing = values_in_texts(task.output.schema, [row.output for row in rows], [row.text for row in rows])
+    standing = values_in_texts(task.output.reading, [row.output for row in rows], [row.text for row in rows])
     # The output may itself be a list.
     names = shown_names([path.removesuffix("[]") for path in standing if path != "[]"]) or "the list"
     values = sum(one.values for one in standing.values())

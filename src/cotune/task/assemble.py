@@ -147,10 +147,11 @@ def assemble(source: Source, metric: str | None) -> Parts:
         train, dev = labelled, subsample(dev, source.limit.get("dev"), generator(_DEV_LIMIT), stratum, every_label=False)
     # An inferred schema has to fit old rows too.
     schema = _schema(source, kind, (*train, *dev, *old))
-    schema_text = "" if schema is None else json_text(schema)
-    known_rows = (*train, *dev)
-    copied = KINDS[kind].copied(schema, [row.output for row in known_rows], [row.text for row in known_rows])
-    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied)
+    read_schema = _read_schema(source, kind, schema, (*train, *dev, *old))
+    schema_text, read_text = ("" if one is None else json_text(one) for one in (schema, read_schema))
+    answers, texts = [row.output for row in (*train, *dev)], [row.text for row in (*train, *dev)]
+    copied = KINDS[kind].copied(schema if read_schema is None else read_schema, answers, texts)
+    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied, read_text)
     train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)
     replay = Replay()
@@ -210,6 +211,18 @@ def _schema(source: Source, kind: OutputType, rows: Rows) -> Mapping[str, Any] |
     if schema is None and source.known is not None:
         schema = source.known.output.kind.kept_schema(source.known.output.schema, outputs)
     return KINDS[kind].schema_of(outputs, schema, [row.text for row in rows])
+
+
+def _read_schema(source: Source, kind: OutputType, schema: Mapping[str, Any] | None, rows: Rows) -> Mapping[str, Any] | None:
+    """The narrower schema by which outputs are read; None with a given one, which says what is possible."""
+    if source.schema is not None:
+        return None
+    outputs = [row.output for row in rows]
+    if source.known is not None and source.known.output.read_text:
+        known = source.known.output
+        if (kept := known.kind.kept_schema(known.reading, outputs)) is not None:
+            return kept
+    return KINDS[kind].read_schema(schema, outputs, [row.text for row in rows])
 
 
 def _in_one_form(rows: Rows, output: Output) -> Rows:

@@ -31,6 +31,8 @@ class Output:
         schema_text: the JSON Schema of JSON and numbers as JSON text; empty for the other types.
         label_type: type of the labels in the data: texts, numbers or truth values.
         copied: the parts of JSON that are copied from the row's text, if all others are closed.
+        read_text: the JSON Schema of the answers that can be read off hidden states, if it is narrower than that of JSON which
+            is generated; otherwise empty.
     """
 
     type: OutputType = "label"
@@ -38,6 +40,7 @@ class Output:
     schema_text: str = ""
     label_type: LabelType = "text"
     copied: tuple[CopiedField, ...] = ()
+    read_text: str = ""
 
     @property
     def kind(self) -> OutputKind:
@@ -53,6 +56,14 @@ class Output:
         return schema
 
     @cached_property
+    def reading(self) -> Mapping[str, Any] | None:
+        """The JSON Schema of the answers that can be read off hidden states; None without a schema."""
+        if not self.read_text:
+            return self.schema
+        schema: Mapping[str, Any] = json.loads(self.read_text)
+        return schema
+
+    @cached_property
     def fields(self) -> AnswerFields | None:
         """The fields that a probe can read: closed ones of JSON, tags of copied ones, or a number's thresholds; None without.
 
@@ -60,7 +71,7 @@ class Output:
             ValueError: a number's scale is invalid.
         """
         if self.kind.nested_cells:
-            return answer_fields(self.schema, self.copied)
+            return answer_fields(self.reading, self.copied)
         return Scale.from_json(self.schema) if self.schema is not None else None
 
     @property
@@ -127,6 +138,8 @@ class Output:
             record["label_type"] = self.label_type
         if self.copied:
             record["copied"] = [asdict(one) for one in self.copied]
+        if self.read_text:
+            record["read_schema"] = json.loads(self.read_text)
         return record
 
     @classmethod
@@ -136,7 +149,7 @@ class Output:
         Raises:
             InputError: it is not a valid description.
         """
-        keys = {"type", "labels", "schema", "label_type", "copied"}
+        keys = {"type", "labels", "schema", "label_type", "copied", "read_schema"}
         if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - keys:
             raise InputError("the output has no type", where="output", hint="It needs a type.")
         name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
@@ -145,8 +158,12 @@ class Output:
         kind = KINDS[name]
         if kind.written == bool(labels) or kind.has_schema != isinstance(schema, Mapping):
             raise InputError(f"an output of type {name} does not have these labels or this schema", where="output")
-        if schema is not None and (problem := schema_problem(schema)):
-            raise InputError(f"the schema is not a valid JSON Schema ({problem})", where="output")
+        read = data.get("read_schema")
+        if read is not None and not (isinstance(read, Mapping) and kind.nested_cells):
+            raise InputError(f"an output of type {name} does not have this read_schema", where="output")
+        for one in (schema, read):
+            if one is not None and (problem := schema_problem(one)):
+                raise InputError(f"the schema is not a valid JSON Schema ({problem})", where="output")
         if schema is not None and not kind.nested_cells:
             try:
                 Scale.from_json(schema)
@@ -154,9 +171,12 @@ class Output:
                 raise InputError(str(error), where="output") from error
         if (label_type := data.get("label_type", "text")) not in LABEL_TYPES or (kind.written and label_type != "text"):
             raise InputError(f"labels are not of the type {label_type!r}", where="output")
-        found = cls(name, tuple(labels), "" if schema is None else json_text(schema), label_type, _copied(data))
-        if found.copied and found.fields is None:
-            raise InputError("the copied parts do not fit the schema", where="output")
+        schema_text, read_text = ("" if one is None else json_text(one) for one in (schema, read))
+        found = cls(name, tuple(labels), schema_text, label_type, _copied(data), read_text)
+        if (found.copied or read_text) and found.fields is None:
+            raise InputError(
+                "the copied parts do not fit the schema, or read_schema has parts that cannot be read", where="output"
+            )
         return found
 
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from cotune.errors import InputError, shortened
 from cotune.task.values.json_value import DEEPEST
@@ -18,6 +18,10 @@ With five rows per value 0.1% of further values were unseen in SNIPS with 64 row
 """
 ENUM_ONCE = 0.01
 """Maximum share of rows with a value that occurs once, which is about the probability of an unseen value (Good, 1953)."""
+_READ_MOST, _READ_EACH, _READ_ONCE = 200, 2, 0.1
+"""The same limits where values are only read off hidden states: an unseen value is then wrong, but any other JSON would have to
+be generated, which is worse by far more than a tenth of the rows (docs/outputs.md). As with labels, values recur twice.
+"""
 LEAST_TEXT, LEAST_ITEMS = 32, 4
 """Minimum of the inferred bounds on characters of a text and items of an array."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -25,19 +29,26 @@ _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
 
-def infer_schema(values: Sequence[Any], *, bounded: bool = False) -> dict[str, Any]:
+Strictness = Literal["plain", "bounded", "read"]
+
+
+def infer_schema(values: Sequence[Any], how: Strictness = "plain") -> dict[str, Any]:
     """The JSON Schema of some values.
 
     Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
     text becomes an enumeration if it has at most 24 values, with five rows per value on average, and at most 1% of the rows
-    have a value that occurs once, so that unseen values are unlikely. A number never does, since it may be copied from a text,
-    where others can occur; if ``bounded``, whole numbers for which the same is true get bounds. Other texts and arrays may be
-    1.5 times as long as the longest one seen, since an untuned model may not stop by itself.
+    have a value that occurs once, so that unseen values are unlikely. A number does not, since it may be copied from a text,
+    where others can occur. Other texts and arrays may be 1.5 times as long as the longest one seen, since an untuned model may
+    not stop by itself.
+
+    Args:
+        how: ``bounded`` also gives bounds to whole numbers for which the same is true; ``read`` enumerates texts and numbers
+            with up to 200 values, and a tenth of the rows may have one that occurs once.
     """
     kinds = list(dict.fromkeys(map(_kind, values)))
     if "integer" in kinds and "number" in kinds:
         kinds.remove("integer")
-    options = [_of_kind(kind, [v for v in values if _fits(kind, v)], bounded=bounded) for kind in kinds]
+    options = [_of_kind(kind, [v for v in values if _fits(kind, v)], how) for kind in kinds]
     if len(options) == 1:
         return options[0]
     if all(set(option) == {"type"} for option in options):
@@ -146,14 +157,12 @@ def _strange(schema: Any) -> Iterator[str]:
             yield f"it holds {value}, which is not a JSON number"
 
 
-def _of_kind(kind: str, values: Sequence[Any], *, bounded: bool) -> dict[str, Any]:
+def _of_kind(kind: str, values: Sequence[Any], how: Strictness) -> dict[str, Any]:
     if kind == "object":
         names = _names(values)
         return {
             "type": "object",
-            "properties": {
-                name: infer_schema([value[name] for value in values if name in value], bounded=bounded) for name in names
-            },
+            "properties": {name: infer_schema([value[name] for value in values if name in value], how) for name in names},
             "required": [name for name in names if all(name in value for value in values)],
             "additionalProperties": False,
         }
@@ -161,25 +170,30 @@ def _of_kind(kind: str, values: Sequence[Any], *, bounded: bool) -> dict[str, An
         items = [item for value in values for item in value]
         most = half_again(values, LEAST_ITEMS)
         return (
-            {"type": "array", "items": infer_schema(items, bounded=bounded), "maxItems": most}
+            {"type": "array", "items": infer_schema(items, how), "maxItems": most}
             if items
             else {"type": "array", "maxItems": 0}
         )
     if kind == "string":
         # A model cannot write control characters, so that of such values alone none could be an answer.
-        if _recur(values) and max(map(len, values)) <= ENUM_LONGEST and not any(map(_CONTROL.search, values)):
+        if _recur(values, how) and max(map(len, values)) <= ENUM_LONGEST and not any(map(_CONTROL.search, values)):
             return {"type": "string", "enum": sorted(set(values))}
         return {"type": "string", "maxLength": half_again(values, LEAST_TEXT)}
-    if bounded and kind == "integer" and _recur(values):
-        return {"type": "integer", "minimum": min(values), "maximum": max(values)}
+    if how != "plain" and kind == "integer" and _recur(values, "bounded"):
+        bounds = {"minimum": min(values), "maximum": max(values)}
+        if how == "bounded" or bounds["maximum"] - bounds["minimum"] < ENUM_MOST:
+            return {"type": "integer", **bounds}
+    if how == "read" and kind in ("integer", "number") and _recur(values, how):
+        return {"type": kind, "enum": sorted(set(values))}
     return {"type": kind}
 
 
-def _recur(values: Sequence[Any]) -> bool:
+def _recur(values: Sequence[Any], how: Strictness) -> bool:
     """Whether values are few and recur, so that unseen ones are unlikely."""
+    most, each, share = (_READ_MOST, _READ_EACH, _READ_ONCE) if how == "read" else (ENUM_MOST, ENUM_EACH, ENUM_ONCE)
     counts = Counter(values)
     once = sum(count == 1 for count in counts.values())
-    return len(counts) <= min(ENUM_MOST, len(values) / ENUM_EACH) and once <= ENUM_ONCE * len(values)
+    return len(counts) <= min(most, len(values) / each) and once <= share * len(values)
 
 
 def half_again(values: Sequence[Sequence[Any]], least: int) -> int:

@@ -42,9 +42,9 @@ from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
 
-_LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
+LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
 """Minimum share of values that stand in their text, over all parts and of each part. Values that do not are never answered."""
-_LEAST_OPENED, _LEAST_VALUES = 0.97, 5
+LEAST_OPENED, _LEAST_VALUES = 0.97, 5
 """Minimum share of an enumeration's values that stand in their text, and minimum of its values, from which it is copied."""
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
@@ -228,25 +228,38 @@ def copied_fields(schema: Mapping[str, Any] | None, outputs: Sequence[str], text
     return tuple(replace(one, blank=blanks[one.path][0][0]) if blanks[one.path] else one for one in fields.copied)
 
 
-def with_copied_texts(schema: Mapping[str, Any], outputs: Sequence[str], texts: Sequence[str]) -> Mapping[str, Any]:
-    """An inferred schema whose enumerations are open texts where nearly all values stand in the rows' texts, such as cities.
+def with_copied_values(
+    schema: Mapping[str, Any], outputs: Sequence[str], texts: Sequence[str], *, least: float = LEAST_OPENED
+) -> Mapping[str, Any]:
+    """An inferred schema whose enumerations are open where nearly all values stand in the rows' texts, such as cities.
 
-    Other values can then be copied too. The same object if there are none.
+    Other values can then be copied too. The same object if there are none. ``least`` is the minimum share of values that stand
+    in their text.
     """
     found = values_in_texts(_opened(schema, "", None), outputs, texts)
-    chosen = {path for path, one in found.items() if one.values and one.found >= _LEAST_OPENED * one.values}
+    chosen = {path for path, one in found.items() if one.values and one.found >= least * one.values}
     opened = _opened(schema, "", chosen)
     return schema if opened == schema else opened
 
 
 def _opened(schema: Mapping[str, Any], path: str, chosen: set[str] | None) -> dict[str, Any]:
-    """A schema without the enumerations of several texts at the ``chosen`` paths; None chooses all."""
+    """A schema without the enumerations of several texts or numbers at the ``chosen`` paths; None chooses all."""
     found = dict(schema)
-    values = schema.get("enum")
-    if isinstance(values, list) and schema.get("type") == "string" and len(values) >= _LEAST_VALUES:
+    values, options = schema.get("enum"), schema.get("anyOf")
+    if isinstance(values, list) and len(values) >= _LEAST_VALUES:
         if path and (chosen is None or path in chosen):
             del found["enum"]
-            found["maxLength"] = half_again(values, LEAST_TEXT)
+            if schema.get("type") == "string":
+                found["maxLength"] = half_again(values, LEAST_TEXT)
+    elif isinstance(options, list):
+        # The items of one value or a list of them have the path of the one value.
+        single = any(option.get("type") not in ("array", "null") for option in options)
+        found["anyOf"] = [
+            {**option, "items": _opened(option["items"], path, chosen)}
+            if single and "items" in option
+            else _opened(option, path, chosen)
+            for option in options
+        ]
     elif isinstance(schema.get("properties"), Mapping):
         parts = schema["properties"].items()
         found["properties"] = {name: _opened(part, f"{path}.{name}" if path else name, chosen) for name, part in parts}
@@ -266,7 +279,7 @@ def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: S
         if not own:
             found.append(f"{name} may have many values")
         for one in own:
-            if not one.enough or (not most and one.found < _LEAST_COPIED * one.values):
+            if not one.enough or (not most and one.found < LEAST_COPIED * one.values):
                 share = f"{one.found:,} of {one.values:,} stand in the text as they are written"
                 found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r})")
     return [*found, *(f"the object {path!r} may be missing" for path in _optional_objects(schema or {}))]
@@ -275,7 +288,7 @@ def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: S
 def _stand(standing: Mapping[str, Standing]) -> bool:
     """Whether there are values, and nearly all of them stand in their texts."""
     values = sum(one.values for one in standing.values())
-    return values > 0 and sum(one.found for one in standing.values()) >= _LEAST_COPIED * values
+    return values > 0 and sum(one.found for one in standing.values()) >= LEAST_COPIED * values
 
 
 def _optional_objects(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -156,6 +156,15 @@ class OutputKind:
         """
         return None
 
+    def read_schema(
+        self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]
+    ) -> Mapping[str, Any] | None:
+        """A narrower schema than an inferred one, by which outputs can be read off hidden states.
+
+        None if the schema itself is one, or outputs cannot be read.
+        """
+        return None
+
     def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
         """The parts of outputs that are copied from the rows' texts, if all others are closed."""
         return ()

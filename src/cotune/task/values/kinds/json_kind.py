@@ -13,7 +13,7 @@ from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, Output
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
-from cotune.task.values.tags import copied_fields, with_copied_texts
+from cotune.task.values.tags import LEAST_COPIED, copied_fields, with_copied_values
 
 _MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
 """Bounds of a schema in words: fields, values of an enumeration, characters of a value."""
@@ -62,13 +62,24 @@ class JsonKind(OutputKind):
         if given is not None:
             return given
         values = [parse_json(output) for output in outputs]
-        bounded, plain = infer_schema(values, bounded=True), infer_schema(values)
+        plain, bounded = infer_schema(values), infer_schema(values, "bounded")
         usual = plain if closed_fields(bounded) is None else bounded
-        free = [with_copied_texts(schema, outputs, texts) for schema in (plain, bounded)] if texts else []
+        free = [with_copied_values(schema, outputs, texts) for schema in (plain, bounded)] if texts else []
         if not texts or (usual is bounded and free[1] is bounded):
             return usual
         # A number that stands in the text can be copied, whatever its size.
         return next((schema for schema in free if self.copied(schema, outputs, texts)), usual)
+
+    def read_schema(
+        self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]
+    ) -> Mapping[str, Any] | None:
+        if closed_fields(schema) is not None or self.copied(schema, outputs, texts):
+            return None
+        read = infer_schema([parse_json(output) for output in outputs], "read")
+        copied = with_copied_values(read, outputs, texts, least=LEAST_COPIED)
+        if self.copied(copied, outputs, texts):
+            return copied
+        return None if closed_fields(read) is None else read
 
     def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
         return copied_fields(schema, outputs, texts)
