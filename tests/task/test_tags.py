@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from cotune.task.values.closed import AnswerFields
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
 from cotune.task.values.schema import Validator, infer_schema
-from cotune.task.values.tags import Tags, _likeliest, answer_fields, copied_fields, found_in, obstacles
+from cotune.task.values.tags import Tags, answer_fields, copied_fields, found_in, obstacles
 from cotune.task.words import words_of
 
 TEXTS = ["Ann Lee and Bob fly from Rome to Oslo", "to Bern, from Oslo please", "seats to Rome for Bob", "hello"]
@@ -286,27 +285,6 @@ def test_obstacles_name_the_parts_that_keep_an_output_from_being_read() -> None:
 def test_longest_values_are_placed_first_and_each_word_belongs_to_one() -> None:
     found, missing = found_in("at 2 for 2:30, 2 people", [["2"], ["2:30"], ["2 people", "2 people"]])
     assert found == [(0, 1, 1), (1, 3, 5), (2, 7, 8)] and missing == [[], [], ["2 people"]]
-
-
-@given(st.data())
-def test_the_likeliest_tags_are_those_of_a_search_of_all(data: st.DataObject) -> None:
-    parts, rng = data.draw(st.integers(1, 2)), np.random.default_rng(data.draw(st.integers(0, 10**6)))
-    lengths = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=3))
-    tables = [rng.normal(size=(length, parts + 3)) for length in lengths]
-    for table, path in zip(tables, _likeliest(tables, parts), strict=True):
-
-        def score(tags: tuple[int, ...], table: Any = table) -> float:
-            total = 0.0
-            for word, tag in enumerate(tags):
-                inner = tag > parts
-                part = tag - parts if inner else tag
-                if inner and (word == 0 or tags[word - 1] not in (tag, part)):
-                    return -np.inf
-                total += table[word, part] + table[word, -1 if inner else -2]
-            return total
-
-        best = max(product(range(2 * parts + 1), repeat=len(table)), key=score)
-        assert score(tuple(path.tolist())) == pytest.approx(score(best))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", ",", "d1"]), max_size=8), st.data())

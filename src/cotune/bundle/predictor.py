@@ -21,6 +21,7 @@ from cotune.task.reading.cells import column_of
 from cotune.task.reading.frames import is_frame, read_frame
 from cotune.task.values.label_type import LabelType
 from cotune.task.values.output import Output, label_output
+from cotune.task.values.tags import chained
 from cotune.task.words import text_of
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ class Predictor:
         self.writing, self.label_type, self.calibration = writing, label_type, calibration
         self._output, self.fields = output, None if output is None else output.fields
         self.probe = self.model.adapters.probe(adapter_id) if decision.kind == "probe" else None
+        if self.fields is not None and self.probe is not None:
+            self.fields = chained(self.fields, self.probe.chain)
 
     def __repr__(self) -> str:
         asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"

@@ -269,7 +269,7 @@ def judged_by_probe(
         tfidf = Tfidf(choosing, learn, seed)
         if (mixed := tfidf.cross_fitted(PromptFit(prompt, learn, np.arange(len(learn)), found))) is not None:
             mix, terms = mixed.mix, tfidf.weights(learn).logits([row.text for row in dev])
-    given = choosing.outputs(mix.of(logits, terms), dev)
+    given = choosing.outputs(mix.of(logits, terms), dev, probe.chain)
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[len(learn) :])
 
 

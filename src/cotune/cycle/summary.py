@@ -142,6 +142,7 @@ def build_summary(
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
         "label_names": _last(context, "label_names"),
         "tfidf": _last(context, "tfidf"),
+        "chain": _last(context, "chain"),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": account.truncated,
         "unmatched": account.unmatched,

@@ -112,10 +112,12 @@ class FieldOutputs(_Scores):
             one of its words.
         fields: the fields.
         texts: the rows' texts.
+        known: the answers, if they are not the likeliest ones by the fields; otherwise None.
     """
 
     fields: AnswerFields
     texts: tuple[str, ...]
+    known: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -124,11 +126,18 @@ class FieldOutputs(_Scores):
         ends = np.concatenate([[0], np.cumsum(self._counts)])
         states = [np.arange(ends[i], ends[i + 1]) for i in range(len(self))[rows]]
         chosen = np.concatenate([np.arange(0), *states])
-        return replace(self, log_probs=self.log_probs[chosen], texts=self.texts[rows])
+        known = None if self.known is None else self.known[rows]
+        return replace(self, log_probs=self.log_probs[chosen], texts=self.texts[rows], known=known)
 
     def plus(self, more: Self) -> Self:
         """These outputs and those on further rows."""
-        return replace(super().plus(more), texts=(*self.texts, *more.texts))
+        known = None if self.known is None or more.known is None else (*self.known, *more.known)
+        return replace(super().plus(more), texts=(*self.texts, *more.texts), known=known)
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """The answers to the rows."""
+        return self.fields.answers(self.log_probs, self.texts) if self.known is None else self.known
 
     @cached_property
     def _counts(self) -> list[int]:
@@ -144,7 +153,7 @@ class FieldOutputs(_Scores):
             places = np.concatenate([one for one in right if one is not None])
             of_states = row_losses(self.log_probs[known[owners]], places)
             losses[known] = by_row(of_states, np.repeat(np.arange(known.sum()), np.array(self._counts)[known]))
-        texts = self.fields.answers(self.log_probs, self.texts)
+        texts = self.answers
         references = [row.output for row in rows]
         evaluation = judged(Answered(references, task.output.as_scored(texts), task.output, rows), losses, task.measure)
         return replace(evaluation, answers=texts, log_losses=losses)

@@ -21,6 +21,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash
 from cotune.probe.fields import log_softmax_by_field
 from cotune.probe.terms import TermWeights
+from cotune.task.values.chain import Chain
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
@@ -45,6 +46,7 @@ class Probe:
         terms: TF-IDF whose logits are added, in the order of the labels; None if the states answer alone.
         sizes: number of classes of each field if it answers several at once; empty if there is one.
         words: whether it reads each word of a row, see :meth:`cotune.prompt.render.Renderer.render_twice`, not the whole row.
+        chain: how the tags of words follow each other; None decides by the words alone.
     """
 
     labels: tuple[str, ...]
@@ -54,6 +56,7 @@ class Probe:
     terms: TermWeights | None = None
     sizes: tuple[int, ...] = ()
     words: bool = False
+    chain: Chain | None = None
 
     @property
     def width(self) -> int:
@@ -84,6 +87,9 @@ class Probe:
         if self.terms is not None:
             said["terms"] = {"size": self.terms.size, "fields": self.terms.fields}
             arrays |= self.terms.arrays()
+        if self.chain is not None:
+            said["chain"] = True
+            arrays |= self.chain.arrays()
         about = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return save(arrays, metadata={ABOUT: about})
 
@@ -120,6 +126,7 @@ def load_probe(folder: Path) -> Probe | None:
             labels, layer = tuple(map(str, about["labels"])), about["layer"]
             terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
             sizes, words = tuple(about.get("sizes", ())), about.get("words", False)
+            chain = Chain.read(stored) if about.get("chain") else None
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")
@@ -129,6 +136,8 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("its fields do not fit its labels")
         if type(words) is not bool or (words and terms is not None):
             raise ValueError("it does not say what it reads")
+        if chain is not None and not (words and sizes and sizes[0] == 1 + chain.parts):
+            raise ValueError("its chain does not fit its fields")
         if weight.shape[1] % 2 and not words:
             raise ValueError("its width is invalid")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
@@ -137,7 +146,7 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, terms, sizes, words)
+    return Probe(labels, weight, bias, layer, terms, sizes, words, chain)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

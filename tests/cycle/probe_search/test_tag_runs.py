@@ -58,6 +58,9 @@ def journeys(bench: Bench) -> Path:
     assert "s: json_f1 0." in ended.stdout and "TF-IDF" not in ended.stdout
     assert "by a probe on the states of words after layer" in ended.stdout
     assert "the values of 'places', 'day' are copied from the text, word by word\n" in ended.stdout
+    (chain,) = [event["value"] for event in journal_of(out) if event["kind"] == "chain"]
+    assert chain["used"] and chain["score"] > chain["without"], "else the tests below would not see a chain"
+    assert f"cross-fitted json_f1 {chain['score']:.3f} with, {chain['without']:.3f} without" in ended.stdout
     return out
 
 

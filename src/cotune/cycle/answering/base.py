@@ -23,6 +23,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from cotune.task.example import Example, groups_of
 from cotune.task.task import Task
+from cotune.task.values.chain import Chain
 from cotune.tune.batches import TrainingRow, training_rows
 
 ODD_ROWS = 3
@@ -177,21 +178,38 @@ class LabelAnswering(Answering):
         owners = self.owners(rows)
         return places if owners is None else np.flatnonzero(np.isin(owners, places))
 
-    def outputs(self, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> ModelOutputs:
-        """Log-probabilities ``[states, labels]`` of rows as outputs."""
+    def outputs(self, log_probs: NDArray[np.float64], rows: Sequence[Example], chain: Chain | None = None) -> ModelOutputs:
+        """Log-probabilities ``[states, labels]`` of rows as outputs; ``chain`` is that of their read-out, if it has one."""
         return LabelOutputs(log_probs)
 
-    def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
+    def answers(
+        self, log_probs: NDArray[np.float64], rows: Sequence[Example], chain: Chain | None = None
+    ) -> tuple[str, ...] | None:
+        """The answers by several fields to rows; None if the labels' log-probabilities are the answer."""
+        return None
+
+    def held_out_score(
+        self,
+        log_probs: NDArray[np.float64],
+        rows: Sequence[Example],
+        correct: NDArray[np.float64],
+        answers: Sequence[str] | None = None,
+    ) -> float:
         """The score of a probe on rows that it has not seen: accuracy, or of several fields the metric.
 
         Args:
             log_probs: ``[rows, labels]``.
             correct: ``[rows]`` share of the draws of folds that were right, or of fields.
+            answers: answers by several fields, if they are known; None for the likeliest by the log-probabilities alone.
         """
         return float(correct.mean())
 
     def held_out_interval(
-        self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
+        self,
+        log_probs: NDArray[np.float64],
+        rows: Sequence[Example],
+        correct: NDArray[np.float64],
+        answers: Sequence[str] | None = None,
     ) -> Interval:
         """95% interval of :meth:`held_out_score`."""
         return proportion_interval(correct, groups=groups_of(rows))
@@ -199,8 +217,9 @@ class LabelAnswering(Answering):
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.labels, adapter=adapter, progress=progress)
-        given, by_probe = self.outputs(found.log_probs, rows), self.model.adapters.probe(adapter) is not None
-        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=by_probe)
+        probe = self.model.adapters.probe(adapter)
+        given = self.outputs(found.log_probs, rows, None if probe is None else probe.chain)
+        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=probe is not None)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Token ids of each row with all labels."""

@@ -13,14 +13,16 @@ from cotune.cycle.answering.base import LabelAnswering
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.responses import FieldOutputs, states_a_row
-from cotune.evaluate.scoring import score_interval
+from cotune.evaluate.scoring import Evaluation, score_interval
 from cotune.evaluate.stats.intervals import Interval
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
 from cotune.task.example import Example, groups_of
 from cotune.task.task import Task
+from cotune.task.values.chain import Chain
 from cotune.task.values.output import Output, label_output
+from cotune.task.values.tags import chained
 
 
 class FieldAnswering(LabelAnswering):
@@ -64,17 +66,38 @@ class FieldAnswering(LabelAnswering):
             return super().render(prompt, rows)
         return self.model.renderer.render_twice(prompt, [row.fields for row in rows], self.labels)
 
-    def outputs(self, log_probs: NDArray[np.float64], rows: Sequence[Example]) -> FieldOutputs:
-        return FieldOutputs(log_probs, self.fields, tuple(row.text for row in rows))
+    def outputs(self, log_probs: NDArray[np.float64], rows: Sequence[Example], chain: Chain | None = None) -> FieldOutputs:
+        return FieldOutputs(log_probs, chained(self.fields, chain), tuple(row.text for row in rows))
 
-    def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
-        return self.outputs(log_probs, rows).judge(rows, RAW, self._asked).score
+    def answers(self, log_probs: NDArray[np.float64], rows: Sequence[Example], chain: Chain | None = None) -> tuple[str, ...]:
+        return self.outputs(log_probs, rows, chain).answers
+
+    def judged(
+        self, log_probs: NDArray[np.float64], rows: Sequence[Example], answers: Sequence[str] | None = None
+    ) -> Evaluation:
+        """Answers by the task's metric; None for the likeliest by the log-probabilities alone."""
+        return replace(self.outputs(log_probs, rows), known=None if answers is None else tuple(answers)).judge(
+            rows, RAW, self._asked
+        )
+
+    def held_out_score(
+        self,
+        log_probs: NDArray[np.float64],
+        rows: Sequence[Example],
+        correct: NDArray[np.float64],
+        answers: Sequence[str] | None = None,
+    ) -> float:
+        return self.judged(log_probs, rows, answers).score
 
     def held_out_interval(
-        self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
+        self,
+        log_probs: NDArray[np.float64],
+        rows: Sequence[Example],
+        correct: NDArray[np.float64],
+        answers: Sequence[str] | None = None,
     ) -> Interval:
         task, references = self._asked, [row.output for row in rows]
-        judged = self.outputs(log_probs, rows).judge(rows, RAW, task)
+        judged = self.judged(log_probs, rows, answers)
         return score_interval(judged, references, task.measure, task.output, seed=0, groups=groups_of(rows))
 
     def compared(

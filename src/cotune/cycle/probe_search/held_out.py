@@ -128,7 +128,8 @@ class HeldOutJudge:
             # Only for answers to other rows: on these the fitted temperature is the best one.
             mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
         correct = by_row(row_correct(log_probs, truth, choosing.sizes), owners)
-        judged = (log_probs[states], [rows[place] for place in usable], correct[counts])
+        asked = (log_probs[states], [rows[place] for place in usable])
+        judged = (*asked, correct[counts], trials.cross_fitted_answers(*asked))
         evidence = Evidence(
             fit,
             epochs,
@@ -165,6 +166,6 @@ class HeldOutJudge:
 
 def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
     """Weights as a candidate, with the dev outputs of its evidence."""
-    given = context.choosing.outputs(evidence.dev_log_probs, context.dev)
+    given = context.choosing.outputs(evidence.dev_log_probs, context.dev, evidence.first.probe.chain)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
     return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)

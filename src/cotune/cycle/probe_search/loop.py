@@ -10,6 +10,7 @@ from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
+from cotune.cycle.probe_search.chains import try_chains
 from cotune.cycle.probe_search.first_race import FirstRace
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
@@ -80,7 +81,9 @@ class LabelLoop:
     # Before tuning ------------------------------------------------------------------------------------------------
 
     def _with_read_outs(self, search: LabelSearch) -> LabelSearch:
-        """Judge the leading prompts of the first race, with names of labels and with TF-IDF where these are better."""
+        """Judge the leading prompts of the first race, with names of labels, TF-IDF and chains where these are better."""
+        self.prices.saw_fits(search.base_race.read, search.base_race.fit_seconds)
+        self.trials.use_chains(try_chains(self.context, search.best_frozen) if self.context.choosing.reads_words else None)
         self._judge_first(search)
         self._name_labels(search)
         self._use_tfidf(search)
@@ -88,7 +91,6 @@ class LabelLoop:
 
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
         """Judge the seed prompt and the first race's winner on held-out rows, and choose between them."""
-        self.prices.saw_fits(search.base_race.read, search.base_race.fit_seconds)
         self._judge_frozen(search, search.seed, search.best_frozen)
         self._in_bundle = search.first
         return search

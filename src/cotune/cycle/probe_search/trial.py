@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.chains import Chains
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fit_task import word_weights
 from cotune.cycle.probe_search.fits import PromptFit, first_words, head_from, head_of, tuned_layer
@@ -119,10 +120,19 @@ class Trials:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
         self._pending = Pending[PendingTuning](context.workers)
         self._tfidf: tuple[Tfidf, Mixed] | None = None
+        self._chains: Chains | None = None
 
     def use_tfidf(self, found: tuple[Tfidf, Mixed] | None) -> None:
         """Add TF-IDF to all read-outs from now on, with how the best frozen probe does with it; None adds none."""
         self._tfidf = found
+
+    def use_chains(self, chains: Chains | None) -> None:
+        """Add chains to all read-outs from now on; None adds none."""
+        self._chains = chains
+
+    def cross_fitted_answers(self, log_probs: Floats, rows: Sequence[Example]) -> tuple[str, ...] | None:
+        """Answers to rows, each by a chain that has not learnt from the row; None without chains."""
+        return None if self._chains is None else self._chains.answers(log_probs, rows)
 
     def with_tfidf(self, fit: PromptFit) -> Mixed | None:
         """A frozen probe with TF-IDF, both cross-fitted; None if the run does not use TF-IDF."""
@@ -190,7 +200,8 @@ class Trials:
         words = None if first is None else (scale * word_weights(context.model, first)).astype(np.float32)
         labels, sizes = context.choosing.labels, context.choosing.sizes
         head = head_of(states, context.choosing.targets(rows), len(labels), strength, words, sizes)
-        return Probe(labels, *head.folded(), layer, sizes=sizes, words=context.choosing.reads_words)
+        chain = None if self._chains is None else self._chains.of(rows)
+        return Probe(labels, *head.folded(), layer, sizes=sizes, words=context.choosing.reads_words, chain=chain)
 
     def tune(self, request: TuningRequest) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.

@@ -144,6 +144,7 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "judge": lambda value: [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))],
     "label_names": _text,
     "tfidf": _text,
+    "chain": _text,
     "cost": _cost,
     "done": _done,
     "sample": news,

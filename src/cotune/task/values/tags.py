@@ -8,7 +8,7 @@ Closed parts are read off the state of the whole text.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import shortened
+from cotune.task.values.chain import Chain, likeliest, spans_of
 from cotune.task.values.closed import (
     ABSENT,
     MOST_VALUES,
@@ -48,7 +49,7 @@ LEAST_OPENED, _LEAST_VALUES = 0.97, 5
 """Minimum share of an enumeration's values that stand in their text, and minimum of its values, from which it is copied."""
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
-_NEVER, _SHOWN = -1e9, 40
+_SHOWN = 40
 _AT_ONCE = 256
 """Number of rows whose likeliest tags are found together: tables are padded to the longest of them."""
 
@@ -61,6 +62,7 @@ class Tags:
         copied: the copied parts, in the schema's order.
         schemas: their schemas.
         closed: the closed fields.
+        chain: how tags follow each other; None decides by the words alone.
     """
 
     words: ClassVar[bool] = True
@@ -69,6 +71,7 @@ class Tags:
     schemas: tuple[Mapping[str, Any], ...] = field(repr=False)
     closed: ClosedFields
     _root: Node = field(repr=False)
+    chain: Chain | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -108,6 +111,19 @@ class Tags:
             found[first + 1 : last + 1, 1] = parts + 1
         return found
 
+    def tags_of(self, output: str, text: str) -> NDArray[np.int64]:
+        """The right tag of each word, see :func:`cotune.task.values.chain.likeliest`; none if the output has another form."""
+        places = self.places(output, text)
+        if places is None:
+            return np.zeros(0, dtype=np.int64)
+        part, further = places[:-1, 0], places[:-1, 1] == 2 + len(self.copied)
+        return np.where(further, part + len(self.copied), part)
+
+    def tables(self, log_probs: Floats, texts: Sequence[str]) -> list[Floats]:
+        """Each row's ``[words, tags]`` log-probabilities, of those of all words and rows."""
+        ends = np.cumsum([0, *(len(words_of(text)) + 1 for text in texts)])
+        return [log_probs[start : end - 1, : 3 + len(self.copied)] for start, end in pairwise(ends)]
+
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
         starts = np.cumsum([0, *(len(words_of(text)) + 1 for text in texts)])
@@ -123,14 +139,14 @@ class Tags:
         closed = np.zeros((len(texts), 0), dtype=np.int64)
         if self.closed.fields:
             closed = self.closed.chosen(log_probs[starts[1:] - 1, first_closed:])
-        tables = [log_probs[start : end - 1, :first_closed] for start, end in pairwise(starts)]
-        paths = _likeliest(tables, len(self.copied))
+        tables = self.tables(log_probs, texts)
+        paths = likeliest(tables, self.chain or Chain.flat(len(self.copied)))
         for text, table, path, chosen in zip(texts, tables, paths, closed.tolist(), strict=True):
             yield json_text(self._root.written(self._values(text, table, path, chosen)))
 
     def _values(self, text: str, table: Floats, path: NDArray[np.int64], closed: Sequence[int]) -> Iterator[Any]:
         """A row's values of all fields in the schema's order."""
-        spans, chosen, number = _spans_of(path, len(self.copied)), iter(self.closed.values(closed)), 0
+        spans, chosen, number = spans_of(path, len(self.copied)), iter(self.closed.values(closed)), 0
         for one in self._root.fields(""):
             if isinstance(one, ClosedField):
                 yield next(chosen)
@@ -155,6 +171,11 @@ class Tags:
     def _fits(self) -> tuple[Callable[[Any], bool], ...]:
         """Whether a value fits the schema of a copied part, for each part; a schema may bound lengths, for example."""
         return tuple(_check_of(one, schema) for one, schema in zip(self.copied, self.schemas, strict=True))
+
+
+def chained(fields: AnswerFields, chain: Chain | None) -> AnswerFields:
+    """Fields that are answered with a chain, if they are tags; None leaves them."""
+    return replace(fields, chain=chain) if isinstance(fields, Tags) and chain is not None else fields
 
 
 def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField] = ()) -> AnswerFields | None:
@@ -465,55 +486,3 @@ def _check_of(one: CopiedField, schema: Mapping[str, Any]) -> Callable[[Any], bo
         return lambda value: True
     check = Validator(schema)
     return lambda value: check([value] if one.many else value)
-
-
-def _likeliest(tables: Sequence[Floats], parts: int) -> list[NDArray[np.int64]]:
-    """The likeliest tags of each row's words: 0 for no part, then the first words of all parts, then their further words.
-
-    A further word follows a word of the same part (Viterbi's algorithm, all rows at once). ``tables`` are log-probabilities
-    ``[words, 1 + parts + 2]`` of each row.
-    """
-    lengths = np.array([len(table) for table in tables], dtype=np.int64)
-    most, rows = int(lengths.max(initial=0)), len(tables)
-    padded = np.zeros((most, rows, parts + 3))
-    for row, table in enumerate(tables):
-        padded[: len(table), row] = table
-    first, further = padded[..., -2:-1], padded[..., -1:]
-    scores = np.concatenate([padded[..., :1] + first, padded[..., 1:-2] + first, padded[..., 1:-2] + further], axis=-1)
-    before = np.zeros((most, rows), dtype=np.int64)
-    follows = np.zeros((most, rows, parts), dtype=bool)
-    lines = np.arange(rows)
-    last = np.zeros(rows, dtype=np.int64)
-    best = np.full((rows, 1 + 2 * parts), _NEVER)
-    for step in range(most):
-        if step == 0:
-            best = scores[0].copy()
-            best[:, 1 + parts :] = _NEVER
-        else:
-            begun, inside = best[:, 1 : 1 + parts], best[:, 1 + parts :]
-            before[step], follows[step] = best.argmax(axis=1), inside > begun
-            top = best[lines, before[step]][:, None]
-            best = np.concatenate([np.repeat(top, 1 + parts, axis=1), np.maximum(begun, inside)], axis=1) + scores[step]
-        last = np.where(lengths == step + 1, best.argmax(axis=1), last)
-    paths = np.zeros((rows, most), dtype=np.int64)
-    tag = last
-    for step in range(most - 1, -1, -1):
-        active = step < lengths
-        paths[active, step] = tag[active]
-        if step:
-            part = np.maximum(tag - 1 - parts, 0)
-            inner = np.where(follows[step, lines, part] if parts else False, 1 + parts + part, 1 + part)
-            tag = np.where(active, np.where(tag > parts, inner, before[step]), tag)
-    return [path[:length] for path, length in zip(paths, lengths, strict=True)]
-
-
-def _spans_of(path: NDArray[np.int64], parts: int) -> dict[int, list[tuple[int, int]]]:
-    """First and last word of each part's values, in order; parts count from 1."""
-    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for word, tag in enumerate(path.tolist()):
-        if tag > parts:
-            own = found[tag - parts]
-            own[-1] = (own[-1][0], word)
-        elif tag:
-            found[tag].append((word, word))
-    return found
