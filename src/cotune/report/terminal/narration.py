@@ -394,8 +394,8 @@ def _confirm(story: Story, value: Value) -> list[Line]:
 
 
 def _cut(story: Story, value: Value) -> list[Line]:
-    if "rows" in value:
-        # The number of rows of train and dev in use is reported by the race.
+    if "rows" in value and "cycle" not in value:
+        # The number of rows of train and dev in use is reported by the first race.
         story._dev = story._labelled = None
     return news(value)
 
