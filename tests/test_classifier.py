@@ -253,6 +253,8 @@ def test_seeds_are_numbers_or_generators(at_once: list[Task], monkeypatch: pytes
         ("one text", [0], "not a single value"),
         ([1, 2], [0, 1], "row 0, text: a text is needed, not int"),
         (["a", None], [0, 1], "row 1, text: a text is needed, not NoneType"),
+        ([*TEXTS[:-1], " "], CLASSES, "X, row 59: the text is empty. Fill it, or leave the row out of X and y."),
+        ([*zip(TEXTS[:-1], TEXTS[:-1], strict=True), ("", "")], CLASSES, "X, row 59: the text is empty"),
         (TEXTS, CLASSES[:-1], "60 rows need one class each"),
         (["a", float("nan")], [0, 1], "row 1, text: a text is needed, not NaN"),
         ([["a", "b"], ["c", 3]], [0, 1], "row 1, x1: a text is needed, not int"),

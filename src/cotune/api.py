@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def run(
         InputError: config, data, model or budget are wrong, or ``out`` holds another run.
         BusyError: another process works in ``out``.
     """
-    paths = {"model": model, "start": start}
+    started, paths = time.monotonic(), {"model": model, "start": start}
     overrides = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
     settings |= {key: value for key, value in overrides.items() if value is not None}
     config, rows = _resolved(task, settings)
@@ -98,7 +99,15 @@ def run(
             shown, ended = None if view is not None else python_view(), False
             try:
                 with tracked(tracker, config, folder, view or shown or Quiet()) as watched:
-                    result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=watched, executor=choice)
+                    result = run_cycle(
+                        config,
+                        folder,
+                        task=rows,
+                        prompts=tuple(prompts),
+                        view=watched,
+                        executor=choice,
+                        started=started,
+                    )
                 ended = True
                 return result
             except OtherRunError:

@@ -130,6 +130,8 @@ def _checked(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         for field, value in row.items():
             if not isinstance(value, str):
                 raise ValueError(f"X, row {number}, {field}: a text is needed, not {_kind(value)}")
+        if not any(value.strip() for value in row.values()):
+            raise ValueError(f"X, row {number}: the text is empty. Fill it, or leave the row out of X and y.")
     return rows
 
 

@@ -107,6 +107,10 @@ def test_the_users_prompts_are_shown_by_their_text_from_the_start() -> None:
     story.tell({"kind": "race", "value": {"cycle": 1, "layers": [4], "ranking": [prompt.id], "rows": {prompt.id: 48}}})
     [fitted] = story.tell({"kind": "confirm", "value": {}})
     assert fitted.text.startswith("arms fitted to all 48 labelled rows")
+    # A later race that is cut changes no number of rows.
+    [cut] = story.tell({"kind": "cut", "value": {"cycle": 2, "rows": 24, "of": 48, "text": "the race is cut"}})
+    [fitted] = story.tell({"kind": "confirm", "value": {}})
+    assert cut.text == "the race is cut" and fitted.text.startswith("arms fitted to all 48 labelled rows")
 
 
 def test_the_live_view_keeps_the_first_verdict_in_sight(events: list[dict[str, Any]]) -> None:

@@ -512,8 +512,10 @@ def test_a_better_bundle_is_told_with_the_one_before() -> None:
     """By its log-loss, which decides: its accuracy may be lower, as here."""
     value = {"score": 0.8, "log_loss": 0.41, "n": 90, "before": {"score": 0.81, "log_loss": 0.5}}
     (line,) = Story().tell({"kind": "better", "value": value})
-    said = "a better bundle is in best: 0.800, log-loss 0.410 on 90 labelled rows held out from it"
-    assert line.text == f"{said}; before: 0.810, log-loss 0.500"
+    said = "is in best: 0.800, log-loss 0.410 on 90 labelled rows held out from it"
+    assert line.text == f"a better bundle by log-loss {said}; before: 0.810, log-loss 0.500"
+    (line,) = Story().tell({"kind": "better", "value": {**value, "before": {"score": 0.79, "log_loss": 0.5}}})
+    assert line.text == f"a better bundle {said}; before: 0.790, log-loss 0.500"
     # It may have been judged on other rows.
     (line,) = Story().tell({"kind": "better", "value": {"score": 0.8, "n": 90}})
     assert line.text == "a better bundle is in best: 0.800 on 90 labelled rows held out from it"

@@ -131,6 +131,8 @@ def test_planted_problems_are_found() -> None:
     assert found["repeats_in_train"].examples == ("train:repeat", "train:clash")
     assert found["repeats_in_test"].count == 1
     assert set(found["contradicting_labels"].examples) == {"train:7", "train:clash"}
+    assert "1 input has more than one label (2 rows in train and dev)" in found["contradicting_labels"].message
+    assert found["contradicting_labels"].message.endswith("keep one label for each")
     assert found["long_inputs"].examples == ("train:long",)
     assert "the longest has 700" in found["long_inputs"].message
     assert found["labels_without_rows"].count == 2

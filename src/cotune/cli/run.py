@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +107,7 @@ def run(
 
     Writes a bundle, a journal and a report into the run's folder. After an interrupt the same command resumes.
     """
-    choice = choice_of(executor, workers, storage)
+    started, choice = time.monotonic(), choice_of(executor, workers, storage)
     settings = list(overrides or [])
     if example is not None:
         if task is not None and "=" not in task:
@@ -149,7 +150,7 @@ def run(
                 typer.echo(f"{done} {copy}.", err=True)
         if finish and _ask_to_finish(folder, as_json=as_json):
             return
-        options = {"prompts": texts, "command": typed, "executor": choice}
+        options = {"prompts": texts, "command": typed, "executor": choice, "started": started}
         summary = _searched(config, folder, quiet=quiet, as_json=as_json, **options)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()

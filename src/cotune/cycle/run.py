@@ -102,6 +102,7 @@ def run(
     view: View | None = None,
     command: str | None = None,
     executor: Choice | None = None,
+    started: float | None = None,
 ) -> Result:
     """Tune prompt and model together for a task; resumes the run in ``out``, if there is one.
 
@@ -112,12 +113,13 @@ def run(
         view: shows progress.
         command: the user's command line, for advice on further commands; None if unknown.
         executor: runs work in parallel; None does all work in this process. A run may resume with another executor.
+        started: ``time.monotonic()`` from which the budget counts, so that the imports count too; None means now.
 
     Raises:
         InputError: the config, the data, the model or the budget is wrong, or the folder holds another run.
         BusyError: another process works in the folder.
     """
-    view, started = view or Quiet(), time.monotonic()
+    view, started = view or Quiet(), time.monotonic() if started is None else started
     if task is None:
         ended = (out / SUMMARY).is_file()
         say(view, f"{out} holds a finished run: reading the rows to check that it is the same" if ended else "reading the rows")

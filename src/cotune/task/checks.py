@@ -213,7 +213,10 @@ def _contradictions(rows: Sequence[Example], noun: str) -> Iterable[Finding]:
     clashing = [same for same in by_key.values() if len({example.output for example in same}) > 1]
     if clashing:
         ids = [example.id for same in clashing for example in same]
-        message = f"{_many(len(clashing), 'input', 'have')} more than one {noun} ({counted(len(ids), 'row')} in train and dev)"
+        message = (
+            f"{_many(len(clashing), 'input', 'have')} more than one {noun} ({counted(len(ids), 'row')} in train and dev); "
+            f"keep one {noun} for each"
+        )
         yield Finding("contradicting_labels", "warning", message, len(clashing), tuple(ids[:_SHOWN]))
 
 

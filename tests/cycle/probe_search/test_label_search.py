@@ -310,11 +310,15 @@ def test_fewer_prompts_go_on_where_the_budget_does_not_pay_for_all() -> None:
     assert [step.keep for step in steps][:2] == [6, 3]
     # Of the first round's six beside the seed prompt: 96 rows more for seven, then 308 more for four.
     whole = 7 * 96 + 4 * (500 - 192)
-    assert places_after(steps, 0, 11, 1, lambda rows: rows <= whole) == 6
-    assert places_after(steps, 0, 11, 1, lambda rows: rows < whole) == 5
-    assert places_after(steps, 0, 11, 1, lambda rows: False) == 1
-    assert places_after(steps, 0, 2, 1, lambda rows: True) == 2
-    assert places_after(steps, 0, 0, 1, lambda rows: True) == 0
+
+    def price(count: int, rows: int) -> float:
+        return (count + 1) * rows
+
+    assert places_after(steps, 0, 11, price, lambda cost: cost <= whole) == 6
+    assert places_after(steps, 0, 11, price, lambda cost: cost < whole) == 5
+    assert places_after(steps, 0, 11, price, lambda cost: False) == 1
+    assert places_after(steps, 0, 2, price, lambda cost: True) == 2
+    assert places_after(steps, 0, 0, price, lambda cost: True) == 0
 
 
 def test_a_slow_first_race_is_bounded_by_the_first_verdict() -> None:

@@ -40,7 +40,8 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import LAYERS_KEPT, as_good
 from cotune.prompt.bank import seed_prompt
-from cotune.refine import with_demonstrations
+from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal, with_demonstrations
 from cotune.tune.settings import TuneSettings, WindowSettings
 from tiny import tiny_local
 
@@ -486,6 +487,50 @@ def test_new_prompts_are_raced_for_a_frozen_winner_where_none_can_be_tuned(conte
         return
     assert not reason and len(search.fits) > raced and len(search.evidence) == judged + 1
     assert not any(e.tuned for e in search.evidence)
+
+
+def long_children(prompt: Prompt, count: int) -> list[Proposal]:
+    """New prompts whose instruction follows the row, so that no pass shares it."""
+    words = " ".join(["Read all of this text and then say which kind of word it has."] * 4)
+    prompts = [prompt.edit(order="input_first", instruction=f"{words} {number}.") for number in range(count)]
+    return [Proposal(one, "edit", (prompt.id,), "order") for one in prompts]
+
+
+def test_new_prompts_that_cost_more_than_the_seed_prompt_are_raced_as_far_as_there_is_room(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Opened(context)
+    search, loop, prices = opened.search, opened.loop, opened.loop.prices
+    search.epochs, rows = 0.0, len(search.rows)
+    assert search.winner is not None
+    children = long_children(search.seed.prompt, 4)
+    monkeypatch.setattr(loop, "_children", lambda *given: children)
+    each, planned = prices.rows(children[0].prompt, rows), loop.sizes.least_cost(rows)
+    assert each > planned, "these prompts must be far longer than planned"
+    besides = loop._trial_cost(search, search.winner.fit, tunes=False) + prices.extras() + prices.owed(search)
+    # There is room for a race as planned, but not for a single one of these prompts.
+    leave(context, besides + 0.9 * each)
+    assert "racing new prompts needs about" in loop._next_cycle(search)
+    assert not any(child.prompt.id in search.proposals for child in children)
+    context.spending.account.counts["tokens_trained"] -= int(each)
+    assert not loop._next_cycle(search)
+    assert children[0].prompt.id in search.fits and not any(child.prompt.id in search.proposals for child in children[1:])
+    assert context.spending.left() >= prices.owed(search) + prices.extras()
+
+
+def test_a_tuning_leaves_the_time_for_its_tuned_states(
+    model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = context_of(model, tmp_path / "timed", labelled_rows(60), "1000s")
+    opened, kept = Opened(timed), list[float]()
+    trials, fit = opened.loop.trials, opened.search.best_frozen
+    monkeypatch.setattr("cotune.cycle.probe_search.trial.spent_to", lambda keep, *given, **named: kept.append(keep))
+    timed.spending.costs.score_rate = 100.0
+    for keep in (50.0, 0.0):
+        assert trials.tune(TuningRequest(fit, timed.train_sample, 2, "tune", 0, keep=keep)) is not None
+        timed.journal.events.clear()
+    states = opened.embedding.row_cost(fit.prompt, len(timed.train_sample), layers=[trials.layer(fit)])
+    assert kept[0] > 50.0 + 0.5 * states > 51.0 and kept[1] == 0.0
 
 
 def test_the_next_race_is_priced_with_the_fits_of_its_probes(

@@ -97,13 +97,30 @@ def task_of(test: int = 100) -> Task:
     return Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": test})
 
 
-def run(bench: Bench, out: Path, view: Quiet, test: int = 100, tfidf: bool = False, pool: int = 6) -> Result:
+def run(
+    bench: Bench,
+    out: Path,
+    view: Quiet,
+    test: int = 100,
+    tfidf: bool = False,
+    pool: int = 6,
+    started: float | None = None,
+) -> Result:
     """``tfidf`` tells these rows apart by itself, after which there is nothing to advise."""
     task = task_of(test)
     settings: dict[str, Any] = {"model": str(bench.model), "budget": f"{BUDGET:g}s", "seed": 4}
     search = {"pool": pool, "max_cycles": 1, "tfidf": tfidf}
     settings |= {"tune": {"rank": 2}, "search": search, "engine": {"dtype": "float32", "threads": 1}}
-    return run_cycle(config_in_memory(name="slow", input=["text"], output="label", **settings), out, task=task, view=view)
+    config = config_in_memory(name="slow", input=["text"], output="label", **settings)
+    return run_cycle(config, out, task=task, view=view, started=started)
+
+
+def test_seconds_before_the_run_count(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command imports for seconds before its run starts."""
+    machine, out = Machine(1.0), tmp_path / "run"
+    on(machine, monkeypatch)
+    result = run(bench, out, Quiet(), started=-15.0)
+    assert machine.now <= BUDGET - 15.0 and result.summary["cost"]["wall_s"] == pytest.approx(machine.now + 15.0, abs=0.1)
 
 
 def test_a_race_that_is_cut_gets_tf_idf_too(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,3 +308,59 @@ def test_in_a_later_race_fewer_prompts_continue_on_a_machine_that_became_slow(
         assert first == 1 and len(of_kind(out, "race")) == 2
         continued.append(later)
     assert continued == [3, 1]
+
+
+class TiringInARace(Tiring):
+    """The machine is slower from the second race on."""
+
+    def event(self, event: dict[str, Any]) -> None:
+        Heard.event(self, event)
+        if event["kind"] == "pool" and event["value"]["cycle"] > 1:
+            self.machine.times = self.times
+
+
+def later_race(bench: Bench, out: Path, view: Quiet, rows: int, budget: str) -> Result:
+    """A run with two races, of which the second one has up to twelve prompts."""
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": budget, "seed": 4, "tune": {"rank": 2}}
+    settings |= {"search": {"pool": 12, "max_cycles": 2, "tfidf": False}, "engine": {"dtype": "float32", "threads": 1}}
+    task = Task.from_rows(labelled_rows(rows), input="text", output="label", limit={"test": 60})
+    return run_cycle(config_in_memory(name="slow", input=["text"], output="label", **settings), out, task=task, view=view)
+
+
+def test_a_later_race_ends_within_its_first_round_if_the_time_is_needed_for_the_test(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, out = Machine(1.0), tmp_path / "run"
+    on(machine, monkeypatch)
+    view = TiringInARace(machine, 4.0)
+    result = later_race(bench, out, view, 400, "150s")
+    assert machine.now <= 155.0
+    cut = of_kind(out, "cut")[0]
+    assert cut["cycle"] == 2 and "the race is cut" in cut["text"] and "the bundle and the test" in cut["text"]
+    first, later = of_kind(out, "race")
+    read = len(later["rows"])
+    assert 1 <= read < len(of_kind(out, "pool")[1]["proposals"]) + 1 and later["ranking"][0] in first["full"]
+    # All test rows are scored, and the labelled rows remain those of the first race.
+    used = result.summary["n"]
+    assert result.summary["arms"]["best_tuned"]["n"] == 60 and used["dev"] + used["train"] == max(first["rows"].values())
+
+
+def test_a_later_race_that_was_cut_is_resumed_as_it_was_cut(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, out = Machine(1.0), tmp_path / "run"
+    on(machine, monkeypatch)
+
+    class Stopped(TiringInARace):
+        def event(self, event: dict[str, Any]) -> None:
+            super().event(event)
+            if event["kind"] == "race" and event["value"]["cycle"] == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        later_race(bench, out, Stopped(machine, 4.0), 400, "150s")
+    before = journal_of(out)
+    assert of_kind(out, "cut")
+    machine.times = 1.0
+    later_race(bench, out, Quiet(), 400, "150s")
+    assert journal_of(out)[: len(before)] == before

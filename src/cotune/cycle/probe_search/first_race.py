@@ -73,7 +73,7 @@ class FirstRace:
             cycle=1,
             always=[seed, *([self._previous.prompt] if self._previous else [])],
             first_rows=self._sizes.first_rows,
-            affordable=partial(self._sizes.affordable, len(rows), keep),
+            affordable=partial(self._sizes.affordable, keep),
             limit=limit,
         ).run()
         if race.read < len(rows) or (limit.stopped and taught_rows(context)):

@@ -90,7 +90,8 @@ class HeldOutJudge:
         """The tunings of a prompt, one for each split."""
         # The seed prompt is always tuned from the base model, to show the gain.
         start = self._previous.ground if self._previous and fit.prompt.id != search.seed.prompt.id else BASE
-        keep, seed = self._prices.owed(search, fit), self._context.seed
+        keep, seed, layers = self._prices.owed(search, fit), self._context.seed, [self._trials.layer(fit)]
+        keep += sum(self._embedding.row_cost(fit.prompt, len(split.held), layers=layers) for split in splits)
         sized = [(split.learn, self._trials.steps_of(search.epochs, len(split.learn))) for split in splits]
         return [TuningRequest(fit, rows, steps, "tune", seed, start=start, keep=keep) for rows, steps in sized]
 

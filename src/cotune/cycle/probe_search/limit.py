@@ -1,4 +1,4 @@
-"""Limit of the first race under a time budget, for machines that are slower than planned."""
+"""Limit of a race under a time budget, for machines that are slower than planned and for prompts that cost more."""
 
 from __future__ import annotations
 
@@ -33,15 +33,33 @@ class RaceLimit:
     small chunks. Fits are priced by the duration of the last fit, whatever the speed of passes: on a machine that was already
     busy when its speed was measured, passes keep to the plan, but all else is late.
 
+    A later race is of use only if new prompts see all rows, as those before them did. Its last round is read whole or not at
+    all.
+
     Args:
         end: cost of all that follows the race, at the measured pace.
+        cycle: number of the race's cycle.
+        fit: expected seconds of cross-fitting one probe, and the number of its rows.
     """
 
-    def __init__(self, context: RunContext, embedding: Embedding, end: Callable[[], float]) -> None:
-        self._context, self._embedding, self._end = context, embedding, end
-        self._fit_seconds = 0.0
+    def __init__(
+        self,
+        context: RunContext,
+        embedding: Embedding,
+        end: Callable[[], float],
+        *,
+        cycle: int = 1,
+        fit: tuple[float, int] = (0.0, 1),
+    ) -> None:
+        self._context, self._embedding, self._end, self._cycle = context, embedding, end, cycle
+        self._fit_seconds, self._fit_rows = fit
         self.stopped = False
         """Whether anything was cut."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether the race may end within a round, with fewer rows than planned."""
+        return self._cycle == 1
 
     @property
     def slow(self) -> bool:
@@ -49,9 +67,9 @@ class RaceLimit:
         spending = self._context.spending
         return spending.budget.kind == "time" and spending.costs.slowness >= HEURISTICS.slow
 
-    def saw_fit(self, seconds: float) -> None:
-        """Record how long it took to cross-fit a probe."""
-        self._fit_seconds = seconds
+    def saw_fit(self, seconds: float, rows: int) -> None:
+        """Record how long it took to cross-fit a probe to a number of rows."""
+        self._fit_seconds, self._fit_rows = seconds, rows
 
     def reads_on(self, prompts: Sequence[Prompt], rows: Sequence[Example], read: int, fits: float) -> bool:
         """Whether the remaining rows of a cut race can be read after all; a ``look`` step and a ``read_on`` step.
@@ -99,7 +117,7 @@ class RaceLimit:
 
         Two fits to the same number of rows need two stages, or a resumed run would confuse their cuts.
         """
-        cut = self._cut([stage, prompt.id, rows], lambda: self._room(1) < 0, lambda: {"fit": prompt.id, "rows": rows})
+        cut = self._cut([stage, prompt.id, rows], lambda: self._room(1, rows) < 0, lambda: {"fit": prompt.id, "rows": rows})
         return cut is not None
 
     def warm_up(self, prompt: Prompt, rows: Sequence[Example], count: int) -> None:
@@ -110,14 +128,15 @@ class RaceLimit:
             self._embedding.states(prompt, BASE, rows[: min(HEURISTICS.warm_rows, count)], "race")
         self.read(prompt, rows, count, least=min(HEURISTICS.least_rows, count))
 
-    def read(self, prompt: Prompt, rows: Sequence[Example], count: int, *, least: int | None) -> int:
+    def read(self, prompt: Prompt, rows: Sequence[Example], count: int, *, least: int | None, fits: int = 1) -> int:
         """Embed up to ``count`` rows under a prompt; returns the number that there is time for.
 
-        ``least`` rows are read in any case; None reads none unless there is time for all.
+        ``least`` rows are read in any case; None reads none unless there is time for all. ``fits`` is the number of probes that
+        are to be fitted after it, its own among them.
         """
         at = self._embedding.known(prompt, BASE, rows[:count])
         while at < count:
-            allowed = self.allowed([prompt], at, count, least=max(at, least or 0), stage="rows")
+            allowed = self.allowed([prompt], rows, at, count, least=max(at, least or 0), stage="rows", fits=fits)
             if allowed < count and least is None:
                 return at
             count = allowed
@@ -127,15 +146,31 @@ class RaceLimit:
             self._embedding.states(prompt, BASE, rows[:at], "race")
         return count
 
-    def allowed(self, prompts: Sequence[Prompt], before: int, count: int, *, least: int, stage: str = "round") -> int:
-        """Number of rows, up to ``count``, that prompts may see after ``before`` rows; fewer if the end needs the time."""
+    def allowed(
+        self,
+        prompts: Sequence[Prompt],
+        rows: Sequence[Example],
+        before: int,
+        count: int,
+        *,
+        least: int,
+        stage: str = "round",
+        fits: int | None = None,
+    ) -> int:
+        """Number of rows, up to ``count``, that prompts may see after ``before`` rows; fewer if the end needs the time.
+
+        ``fits`` is the number of probes that are to be fitted to them; None means one for each prompt.
+        """
+        fits = len(prompts) if fits is None else fits
 
         def needed() -> bool:
-            return sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(len(prompts))
+            missing = {prompt: count - max(before, self._embedding.known(prompt, BASE, rows[:count])) for prompt in prompts}
+            cost = sum(self._cost(prompt, number) for prompt, number in missing.items() if number)
+            return cost > self._room(fits, count)
 
         def facts() -> dict[str, Any]:
             a_row = sum(self._cost(prompt, 100) for prompt in prompts) / 100
-            fitting = before + int(self._room(len(prompts)) / a_row)
+            fitting = before + int(self._room(fits, count) / a_row)
             return {"rows": max(least, min(count, fitting)), "of": count}
 
         cut = self._cut([stage, [prompt.id for prompt in prompts], before, count], needed, facts)
@@ -143,19 +178,28 @@ class RaceLimit:
 
     def _cut(self, key: list[Any], needed: Callable[[], bool], facts: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """See :func:`cut_step`; the first cut says why."""
-        reason = {} if self.stopped else {"text": self._reason()}
-        cut = cut_step(self._context, key, needed, lambda: {**facts(), **reason})
+        later = {} if self._cycle == 1 else {"cycle": self._cycle}
+
+        def told() -> dict[str, Any]:
+            return {**later, **facts(), **({} if self.stopped else {"text": self._reason()})}
+
+        cut = cut_step(self._context, [*later.values(), *key], needed, told)
         self.stopped = self.stopped or cut is not None
         return cut
 
-    def _room(self, fits: int) -> float:
-        """Budget that is left for passes, without the cost of fitting a number of prompts and of the end."""
-        return self._context.spending.left_within_step() - self._end() - self._fit_seconds * fits
+    def _room(self, fits: int, rows: int) -> float:
+        """Budget that is left for passes, without the cost of the end and of ``fits`` fits to a number of rows."""
+        a_fit = self._fit_seconds * max(1.0, rows / self._fit_rows)
+        return self._context.spending.left_within_step() - self._end() - a_fit * fits
 
     def _reason(self) -> str:
         slowness = self._context.spending.costs.slowness
-        why = f"passes take {slowness:.1f} times as long as planned" if self.slow else "the machine is slower than planned"
-        return f"{why}: the race is cut, as the rest of the time is needed for a bundle and the test"
+        if self.slow:
+            why = f"passes take {slowness:.1f} times as long as planned"
+        else:
+            why = "the machine is slower than planned" if self._cycle == 1 else "racing new prompts takes longer than planned"
+        end = "a bundle" if self._cycle == 1 else "the bundle"
+        return f"{why}: the race is cut, as the rest of the time is needed for {end} and the test"
 
     def _cost(self, prompt: Prompt, rows: int) -> float:
         return self._embedding.row_cost(prompt, rows) * self._context.spending.costs.lag

@@ -16,6 +16,7 @@ from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows, with_names
+from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
@@ -169,28 +170,28 @@ class LabelLoop:
         """Mutate, race on frozen states, tune the best child; returns why that is impossible, an empty text if it is done."""
         number, winner, rows = len(search.cycles) + 1, search.winner, len(search.rows)
         assert winner is not None
-        room = self.prices.room(search) - self.prices.extras()
-        for tunes in (True, False) if search.epochs and not winner.tuned else (bool(search.epochs),):
-            # If there is no room for tuning a child, a frozen winner may still lose to a frozen child.
-            trial = self._trial_cost(search, winner.fit, tunes=tunes) + self.prices.later_fits(rows)
-            count = self.sizes.fitting(rows, room - trial)
-            cost = self.sizes.cost(count, rows) + trial
-            if cost <= room:
-                break
-        else:
-            unit = self.context.spending.budget.unit
-            what = "racing new prompts and tuning the best of them" if tunes else "racing new prompts"
-            return (
-                f"the rest is reserved for the test: {what} needs about {cost:,.0f} {unit}, and {max(0.0, room):,.0f} {unit} "
-                "are left for it"
-            )
-        children = self._children(search, number, winner, count)
+        # If there is no room for tuning a child, a frozen winner may still lose to a frozen child.
+        ways = (True, False) if search.epochs and not winner.tuned else (bool(search.epochs),)
+        besides = {tunes: self._trial_cost(search, winner.fit, tunes=tunes) + self.prices.later_fits(rows) for tunes in ways}
+        room, least = self._room(search) - self.guide.cost(winner.fit.prompt), self.sizes.least_cost(rows)
+        possible = [tunes for tunes in ways if least + besides[tunes] <= room]
+        if not possible:
+            return self._no_room(least + besides[ways[-1]], room, tunes=ways[-1])
+        children = self._children(search, number, winner, self.sizes.fitting(rows, room - besides[possible[0]]))
         if not children:
             return "no new prompt was found"
+        # Prompts with demonstrations may cost more than planned, and generating prompts has taken some of the budget.
+        prompts, room = [child.prompt for child in children], self._room(search)
+        counts = {tunes: self.sizes.fitting_of(prompts, rows, room - besides[tunes]) for tunes in possible}
+        tunes = next((tunes for tunes in possible if counts[tunes]), None)
+        if tunes is None:
+            needed = self.sizes.cost_of(prompts[:1], rows) + besides[possible[-1]]
+            return self._no_room(needed, room, tunes=possible[-1])
+        children = children[: counts[tunes]]
         search.proposals.update({child.prompt.id: child for child in children})
         entrants = list({p.id: p for p in (winner.fit.prompt, *(child.prompt for child in children))}.values())
         # If passes or fits are slower than planned, fewer prompts continue, so that the best child can still be tuned.
-        keep = self.prices.owed(search) + self.prices.extras() + trial
+        keep = self.prices.owed(search) + self.prices.extras() + besides[tunes]
         race = ProbeRace(
             self.context,
             self.embedding,
@@ -199,7 +200,8 @@ class LabelLoop:
             cycle=number,
             always=entrants[:1],
             first_rows=self.sizes.first_rows,
-            affordable=partial(self.sizes.affordable, rows, keep),
+            affordable=partial(self.sizes.affordable, keep),
+            limit=self._limit(search, number),
         ).run()
         self.prices.saw_fits(race.read, race.fit_seconds)
         search.fits.update(race.fits_on(rows))
@@ -207,12 +209,34 @@ class LabelLoop:
         self._record(search, race, pool=len(entrants), children=len(children))
         return ""
 
+    def _room(self, search: LabelSearch) -> float:
+        """Budget of a further cycle."""
+        return self.prices.room(search) - self.prices.extras()
+
+    def _no_room(self, cost: float, room: float, *, tunes: bool) -> str:
+        """The reason why there is no further cycle, which would cost ``cost``."""
+        unit = self.context.spending.budget.unit
+        what = "racing new prompts and tuning the best of them" if tunes else "racing new prompts"
+        return (
+            f"the rest is reserved for the test: {what} needs about {cost:,.0f} {unit}, and {max(0.0, room):,.0f} {unit} "
+            "are left for it"
+        )
+
+    def _limit(self, search: LabelSearch, number: int) -> RaceLimit:
+        """The limit of a later race, which leaves a time budget for judging the best new prompt and for the end."""
+        rows, fixed = len(search.rows), self.prices.fixed
+        fit = self.prices.later_fit(rows)
+
+        def end() -> float:
+            return fixed + self.context.spending.costs.lag * (self.prices.owed(search) - fixed) + fit
+
+        return RaceLimit(self.context, self.embedding, end, cycle=number, fit=(fit, rows))
+
     def _trial_cost(self, search: LabelSearch, fit: PromptFit, *, tunes: bool) -> float:
-        """Cost of the next cycle besides its race, if the best child is about as long as the winner."""
+        """Cost of the next cycle besides new prompts and their race, if the best child is about as long as the winner."""
         trial = self.prices.trial(fit, search.splits, search.epochs) if tunes else 0.0
         # The race does not read a teacher's rows.
         trial += self.embedding.row_cost(fit.prompt, len(search.written), layers=[fit.found.layer])
-        trial += self.guide.cost(fit.prompt)
         # A challenger that wins needs a final tuning too; that of the present winner is already reserved.
         return 1.1 * trial
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import cut_step
 from cotune.cycle.probe_search.prices import Prices, too_small
-from cotune.cycle.probe_search.race import rows_embedded
+from cotune.cycle.probe_search.race import rounds_of, rows_embedded
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.errors import counted
@@ -53,10 +53,14 @@ def race_bound(room: float, budget: Budget, left: float, fits: float) -> float:
 
 
 class RaceSizes:
-    """Number of prompts, at most ``most``, of a race for a part of the budget, priced by the length of the seed prompt."""
+    """Number of prompts, at most ``most``, of a race for a part of the budget.
+
+    Prompts that are not known yet are priced by the length of the seed prompt.
+    """
 
     def __init__(self, context: RunContext, prices: Prices, seed: Prompt, most: int) -> None:
         self._context, self._prices, self._seed, self._most = context, prices, seed, most
+        self._least = min(HEURISTICS.least_pool, most)
         self.first_rows = HEURISTICS.opening_rows(context.choosing.most_values)
         """Number of labelled rows of a race's first round."""
 
@@ -71,14 +75,32 @@ class RaceSizes:
         """Cost of a race of ``count`` prompts over ``rows`` labelled rows."""
         return self._prices.race(self._seed, rows, rows_embedded(count, rows, self.first_rows))
 
-    def affordable(self, rows: int, keep: float, embedded: int) -> bool:
-        """Whether a race over ``rows`` may embed ``embedded`` more rows, over all prompts, and leave ``keep`` of the budget."""
-        return self._prices.race(self._seed, rows, embedded) <= self._context.spending.left_within_step() - keep
+    def least_cost(self, rows: int) -> float:
+        """Cost of a race of the minimum number of prompts over ``rows`` labelled rows."""
+        return self.cost(self._least, rows)
+
+    def affordable(self, keep: float, cost: float) -> bool:
+        """Whether a race may cost ``cost`` more and leave ``keep`` of the budget."""
+        return cost <= self._context.spending.left_within_step() - keep
+
+    def cost_of(self, prompts: Sequence[Prompt], rows: int) -> float:
+        """Cost of a race of new prompts against one whose states are known, by the tokens of each prompt."""
+        total, before, count = 0.0, 0, len(prompts)
+        for step in rounds_of(len(prompts) + 1, rows, self.first_rows):
+            costs = [self._prices.rows(prompt, step.rows - before) for prompt in prompts]
+            # Which prompts continue is not known yet.
+            total += count * sum(costs) / len(costs)
+            before, count = step.rows, min(count, step.keep)
+        return total
+
+    def fitting_of(self, prompts: Sequence[Prompt], rows: int, room: float) -> int:
+        """Number of leading new prompts whose race costs at most ``room``; 0 if not even the first one fits."""
+        return next((count for count in range(len(prompts), 0, -1) if self.cost_of(prompts[:count], rows) <= room), 0)
 
     def fitting(self, rows: int, room: float) -> int:
         """Number of prompts of a race over ``rows`` labelled rows that costs at most ``room``, else the minimum number."""
-        least = min(HEURISTICS.least_pool, self._most)
-        return next((count for count in range(self._most, least, -1) if self.cost(count, rows) <= room), least)
+        counts = range(self._most, self._least, -1)
+        return next((count for count in counts if self.cost(count, rows) <= room), self._least)
 
 
 def end_of_race(context: RunContext, embedding: Embedding, prices: Prices, seed: Prompt) -> float:

@@ -44,6 +44,10 @@ class Prices:
         """Cost of a race that embeds ``embedded`` rows over all prompts, by the seed prompt's length."""
         return HEURISTICS.other_prompts * self._embedding.row_cost(seed, rows) * embedded / max(1, rows)
 
+    def rows(self, prompt: Prompt, rows: int) -> float:
+        """Cost of embedding rows in a race, by the prompt's own length."""
+        return self._embedding.row_cost(prompt, rows)
+
     def fits(self, rows: int) -> float:
         """Cost of cross-fitting the probes of a race in which three prompts see all rows."""
         return HEURISTICS.race_fits * self._fit(rows)
@@ -56,6 +60,10 @@ class Prices:
     def later_fits(self, rows: int) -> float:
         """Cost of :meth:`fits` in a later race, by how long the fits of the last race took."""
         return self._fit_pace * self.fits(rows)
+
+    def later_fit(self, rows: int) -> float:
+        """Cost of cross-fitting one probe to all rows, by how long the fits of the last race took."""
+        return self._fit_pace * self._fit(rows)
 
     def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
         """Cost of tuning a prompt's window on rows and of embedding the rows with the tuned weights."""

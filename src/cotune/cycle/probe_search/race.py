@@ -54,17 +54,23 @@ def rows_embedded(prompts: int, rows: int, first_rows: int) -> int:
     return total
 
 
-def places_after(rounds: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:
+def places_after(
+    rounds: Sequence[Round],
+    number: int,
+    standing: int,
+    price: Callable[[int, int], float],
+    affordable: Callable[[float], bool],
+) -> int:
     """Number of prompts that continue after a round: that of the schedule, or fewer if the budget is too small.
 
-    ``standing`` prompts could continue, and ``protected`` further ones always do. ``affordable`` says whether the race may
-    embed a further number of rows, over all prompts.
+    ``standing`` prompts could continue. ``price`` is the cost of the next so many rows for the first so many of them and for
+    those that always continue, and ``affordable`` says whether the race may cost so much more.
     """
     planned = min(rounds[number].keep, standing)
 
-    def ahead(keep: int) -> int:
+    def ahead(keep: int) -> float:
         later = pairwise(rounds[number:])
-        return sum((min(keep, before.keep) + protected) * (after.rows - before.rows) for before, after in later)
+        return sum(price(min(keep, before.keep), after.rows - before.rows) for before, after in later)
 
     return next((count for count in range(planned, 1, -1) if affordable(ahead(count))), min(1, planned))
 
@@ -166,8 +172,8 @@ class ProbeRace:
     Args:
         rows: labelled rows in random order.
         always: prompts that see all rows whatever their rank.
-        affordable: whether the race may embed a further number of rows, over all prompts; called within a step. If not, because
-            passes are slower than planned, fewer prompts continue than the schedule allows.
+        affordable: whether the race may embed rows for a further part of the budget; called within a step. If not, because
+            passes are slower or prompts longer than planned, fewer prompts continue than the schedule allows.
         limit: cuts the race between prompts and between chunks of rows if the rest of the budget is needed for the end; None
             reads all rows.
     """
@@ -182,7 +188,7 @@ class ProbeRace:
         cycle: int,
         always: Sequence[Prompt],
         first_rows: int,
-        affordable: Callable[[int], bool] = lambda rows: True,
+        affordable: Callable[[float], bool] = lambda cost: True,
         limit: RaceLimit | None = None,
     ) -> None:
         self._context, self._embedding, self._rows, self._cycle = context, embedding, rows, cycle
@@ -260,9 +266,9 @@ class ProbeRace:
         must = active[:1]
         if before:
             must = list(dict.fromkeys([*must, self._leader]))
-            allowed = limit.allowed([self._prompts[name] for name in must], before, count, least=before)
+            allowed = limit.allowed([self._prompts[name] for name in must], self._rows, before, count, least=before)
             if allowed < count:
-                result.read = allowed if allowed >= _WORTH * before else before
+                result.read = allowed if limit.partial and allowed >= _WORTH * before else before
                 active, count = must, result.read
                 if count <= before:
                     return active, before
@@ -274,7 +280,7 @@ class ProbeRace:
             if short and name not in must:
                 continue
             at_least = least if name == order[0] and not before else None
-            reached = limit.read(self._prompts[name], self._rows, count, least=at_least)
+            reached = limit.read(self._prompts[name], self._rows, count, least=at_least, fits=len(reading) + 1)
             if reached < count:
                 if name not in must:
                     short = True
@@ -325,7 +331,7 @@ class ProbeRace:
         seconds = time.monotonic() - started
         self._result.fit_seconds += seconds
         if self._limit is not None:
-            self._limit.saw_fit(seconds)
+            self._limit.saw_fit(seconds, len(rows))
 
     def _fit_leading_fully(self, rows: Sequence[Example]) -> None:
         """Fit the leading prompts, and those that always continue, at all folds after all prompts were fitted at some."""
@@ -390,12 +396,19 @@ class ProbeRace:
         """Let the best prompts continue, as many as there are places, and those that always do; a ``places`` step."""
         active = self._active
         ranked = sorted((name for name in active if name not in self._protected), key=self._loss)
-        protected = len(self._protected & set(active))
-        places = partial(places_after, self._rounds, number, len(ranked), protected, self._affordable)
+        always = [name for name in active if name in self._protected]
+        price = partial(self._price, ranked, always)
+        places = partial(places_after, self._rounds, number, len(ranked), price, self._affordable)
         # A decision by the clock is recorded, so that a resumed run repeats it.
         keep = int(self._context.journal.step("places", [self._cycle, number, ranked], places))
         staying = {*ranked[:keep], *self._protected}
         self._active = [name for name in active if name in staying]
+
+    def _price(self, ranked: Sequence[str], always: Sequence[str], count: int, rows: int) -> float:
+        """Cost of the next rows for the first ``count`` of the ranked prompts, and for those of ``always`` that lack states."""
+        known, embedding = len(self._rows), self._embedding
+        prompts = [self._prompts[name] for name in (*ranked[:count], *always)]
+        return sum(embedding.row_cost(one, rows) for one in prompts if embedding.known(one, BASE, self._rows) < known)
 
     def _rank(self) -> None:
         """Rank all prompts that did not fail."""

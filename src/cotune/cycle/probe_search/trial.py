@@ -71,7 +71,7 @@ class TuningRequest:
         seed: seed of the weights and the order of rows.
         start: adapter that tuning starts from.
         head: head of the trial that made ``start``, if it is continued; None fits one to the states of ``start``.
-        keep: budget that must be left; tuning ends early to leave it.
+        keep: budget that must be left once the tuned states of the rows are read; tuning ends early to leave it.
     """
 
     fit: PromptFit
@@ -286,10 +286,15 @@ class Trials:
         costs, clock = self.context.spending.costs, self.context.journal.clock
 
         def deadline() -> Deadline:
-            return Deadline(request.keep, costs.budget.amount, costs.train_rate, clock(), HEURISTICS.guess)
+            return Deadline(self._kept(request), costs.budget.amount, costs.train_rate, clock(), HEURISTICS.guess)
 
         limited = request.keep > 0 and costs.budget.kind == "time"
         return PendingTuning(workers, self._task(request, states), deadline if limited else None)
+
+    def _kept(self, request: TuningRequest) -> float:
+        """Budget that must be left after the last step of a tuning: for embedding its rows, and for what follows."""
+        fit, rows = request.fit, len(request.tuned_on)
+        return request.keep and request.keep + self.embedding.row_cost(fit.prompt, rows, layers=[self.layer(fit)])
 
     def _tuned(self, request: TuningRequest, states: NDArray[np.float16]) -> dict[str, Any]:
         """Tune in this process."""
@@ -298,7 +303,7 @@ class Trials:
         depth, share = context.model.depth, task.share(context.model)
 
         def until(step_tokens: float) -> Callable[[], bool] | None:
-            return spent_to(request.keep, costs, step_tokens, clock, guess=HEURISTICS.guess)
+            return spent_to(self._kept(request), costs, step_tokens, clock, guess=HEURISTICS.guess)
 
         def below(tokens: int) -> None:
             context.watcher.progress(stage, f"states below layer {task.first + 1}: {text}", round(tokens * task.first / depth))

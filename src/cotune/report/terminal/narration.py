@@ -275,9 +275,12 @@ def _better(story: Story, value: Value) -> list[Line]:
     score, rows = number(value.get("score")), number(value.get("n"))
     if score is None or rows is None:
         return []
-    before = f"; before: {measured(fields(value['before']))}" if "before" in value else ""
+    earlier = fields(value.get("before"))
+    before, old = f"; before: {measured(earlier)}" if earlier else "", number(earlier.get("score"))
     on = f"on {counted(int(rows), 'labelled row')} held out from it"
-    return [Line(f"a better bundle is in best: {measured(value)} {on}{before}")]
+    # Its log-loss decides, and its score may be lower.
+    better = "a better bundle by log-loss" if old is not None and old > score else "a better bundle"
+    return [Line(f"{better} is in best: {measured(value)} {on}{before}")]
 
 
 def _verdict(story: Story, value: Value) -> list[Line]:
@@ -394,8 +397,8 @@ def _confirm(story: Story, value: Value) -> list[Line]:
 
 
 def _cut(story: Story, value: Value) -> list[Line]:
-    if "rows" in value:
-        # The number of rows of train and dev in use is reported by the race.
+    if "rows" in value and "cycle" not in value:
+        # The number of rows of train and dev in use is reported by the first race.
         story._dev = story._labelled = None
     return news(value)
 
