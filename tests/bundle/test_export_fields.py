@@ -171,7 +171,7 @@ def test_log_probabilities_are_those_of_the_bundle(made: dict[str, Made], name: 
 def test_the_folder_holds_readable_code_that_needs_no_further_package(made: dict[str, Made], name: str) -> None:
     out, code = made[name].out, made[name].out / "fields"
     assert {path.name for path in out.iterdir()} - {"__pycache__"} == {
-        *("model", "fields", "answer.py", "output.json", "template.json", "probe.safetensors"),
+        *("model", "fields", "answer.py", "fields.json", "template.json", "probe.safetensors"),
         *("README.md", "prompt.json", "decision.json", "example.json"),
     }
     always = {"__init__.py", "cells.py", "number.py"}
@@ -186,7 +186,7 @@ def test_the_folder_holds_readable_code_that_needs_no_further_package(made: dict
             if isinstance(node, ast.ImportFrom):
                 top = str(node.module).partition(".")[0]
                 assert (node.level == 1 and f"{top}.py" in files[name]) or top in {*sys.stdlib_module_names, "numpy"}
-    assert json.loads((out / "output.json").read_text(encoding="utf-8")) == made[name].output.to_json()
+    assert json.loads((out / "fields.json").read_text(encoding="utf-8")) == made[name].output.to_json()
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["num_hidden_layers"] == 1
     for path in out.rglob("*"):

@@ -167,7 +167,7 @@ def load(
     """
     folder = Path(__file__).resolve().parent if folder is None else Path(folder)
     model = AutoModel.from_pretrained(folder / "model", dtype=dtype).eval().to(device)
-    template, output = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("template.json", "output.json"))
+    template, output = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("template.json", "fields.json"))
     package = f"_exported_{uuid.uuid4().hex}"
     _run(package, folder / "fields" / "__init__.py", [str(folder / "fields")])
 

@@ -14,7 +14,7 @@ from cotune.prompt import reads
 from cotune.task.reading import cells
 from cotune.task.values.tags import Tags
 
-OUTPUT, CODE = "output.json", "fields"
+FIELDS, CODE = "fields.json", "fields"
 """Files of such an export: the type of the answers with their schema, and the folder of modules that make answers."""
 _ABOUT = '"""Modules of cotune, which wrote this folder; only their imports of each other were changed."""\n'
 # Every module of cotune in the package imports others by this form.
@@ -26,7 +26,7 @@ def write_fields(predictor: Predictor, out: Path) -> None:
 
     These modules need numpy alone, except for :func:`needs_validator`.
     """
-    write_json(out / OUTPUT, predictor.output.to_json())
+    write_json(out / FIELDS, predictor.output.to_json())
     (out / CODE).mkdir()
     write_text(out / CODE / "__init__.py", _ABOUT)
     used = [inspect.getmodule(type(predictor.fields)), cells, *([reads] if predictor.reads_words else [])]

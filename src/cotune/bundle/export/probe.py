@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.bundle.card import answers, base_model_name, probe_in_words
-from cotune.bundle.export.fields import CODE, OUTPUT
+from cotune.bundle.export.fields import CODE, FIELDS
 from cotune.bundle.export.request import REQUEST, Asking
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.manifest import Manifest
@@ -156,7 +156,7 @@ class ProbePage:
                 'answer = load("FOLDER")',
                 f"print(answer([{row_code(self.asking.marks)}])[0])  # put your own row here",
             ),
-            f"`{OUTPUT}` describes the answers. `{CODE}/` contains the modules of cotune that make them from log-probabilities"
+            f"`{FIELDS}` describes the answers. `{CODE}/` contains the modules of cotune that make them from log-probabilities"
             + ("; they need jsonschema-rs for the keywords of this schema." if self.validator else "; they need numpy alone."),
         )
 
