@@ -107,7 +107,7 @@ def bundle_of(
         truth = np.stack([np.arange(len(TEXTS)) % size + start for start, size in parts], axis=1)
         fits = TermFits(TEXTS, truth, len(fields.names), fields.sizes)
         probe = replace(probe, terms=fits.fit(np.ones(len(TEXTS), dtype=bool), names).times(9.0))
-    return bench.save_probed(folder, tuned=tuned, probe=probe, output=output, prompt=prompt, **more)
+    return bench.save_probed(folder, tuned=tuned, probe=probe, output=output, **more)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,13 @@ def made(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ma
         assert code == 0 and said.count("\n") == 1 and said.startswith("The folder holds 1 labelled row"), said
         found[name] = Made(bundle, folder / "out", output)
     return found
+
+
+def alike(found: list[Any], wanted: list[Any]) -> bool:
+    """Whether answers are equal; the last of three decimals of a number may differ by rounding."""
+    if isinstance(wanted[0], dict):
+        return found == wanted
+    return bool(found == pytest.approx(wanted, abs=2e-3))
 
 
 ALONE = """
@@ -135,12 +142,10 @@ print(json.dumps([answer(rows, batch_size=size) for size in (1, 5)]))
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_program_without_cotune_gives_the_answers_of_predict(made: dict[str, Made], tmp_path: Path, name: str) -> None:
-    bundle, out, rows, answered = made[name].bundle, tmp_path / "moved", tmp_path / "rows.jsonl", tmp_path / "answers.jsonl"
+    out = tmp_path / "moved"
     shutil.copytree(made[name].out, out)
-    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in ROWS), encoding="utf-8")
-    code, _, said = call("predict", bundle, rows, "--out", answered)
-    assert code == 0, said
-    wanted = [json.loads(line)["label"] for line in answered.read_text(encoding="utf-8").splitlines()]
+    # The command computes in the machine's fastest dtype.
+    wanted = [json.loads(one) for one in loaded(made[name].bundle).predict(ROWS)]
     ended = subprocess.run(
         [sys.executable, "-c", ALONE, str(out)],
         input=json.dumps(ROWS),
@@ -151,8 +156,7 @@ def test_a_program_without_cotune_gives_the_answers_of_predict(made: dict[str, M
     )
     assert ended.returncode == 0, ended.stderr
     one_by_one, batches = json.loads(ended.stdout)
-    # Numbers are texts in answers of predict.
-    assert one_by_one == batches == [json.loads(one) if isinstance(one, str) else one for one in wanted]
+    assert alike(one_by_one, wanted) and alike(batches, wanted)
     assert len(set(map(json.dumps, wanted))) > len(wanted) / 2, "answers that are all alike prove nothing"
 
 
@@ -186,7 +190,7 @@ def test_the_folder_holds_readable_code_that_needs_no_further_package(made: dict
             if isinstance(node, ast.ImportFrom):
                 top = str(node.module).partition(".")[0]
                 assert (node.level == 1 and f"{top}.py" in files[name]) or top in {*sys.stdlib_module_names, "numpy"}
-    assert json.loads((out / "fields.json").read_text(encoding="utf-8")) == made[name].output.to_json()
+    assert json.loads((out / "fields.json").read_text(encoding="utf-8")) == json.loads(json.dumps(made[name].output.to_json()))
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["num_hidden_layers"] == 1
     for path in out.rglob("*"):
@@ -224,7 +228,7 @@ def test_other_models_and_rows_of_several_fields(tmp_path: Path, kind: Kind, lay
     more = {"layer": layer, "tuned": tuned, "prompt": prompt, "input_fields": ("title", "text")}
     out, bundle = check_answers(bench, tmp_path, OUTPUTS[name], **more)
     rows = [{"text": text, "title": title, "more": 1} for text in TEXTS for title in ("{text}", 7, ["a", "b"], "<|im_end|>")]
-    assert load(out)(rows, batch_size=7) == [json.loads(one) for one in loaded(bundle).predict(rows)]
+    assert alike(load(out)(rows, batch_size=7), [json.loads(one) for one in loaded(bundle).predict(rows)])
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -235,7 +239,7 @@ def test_tokens_that_merge_across_the_end_of_the_prompt(tmp_path: Path, name: st
     template = json.loads((out / "template.json").read_text())
     assert template["beyond"] > 0 and template.get("lead", " ") == " "
     texts = [*TEXTS, "erson", "n", "lace or what", "e" * 20]
-    assert load(out)(texts) == [json.loads(one) for one in loaded(bundle).predict(texts)]
+    assert alike(load(out)(texts), [json.loads(one) for one in loaded(bundle).predict(texts)])
 
 
 def check_answers(bench: Bench, folder: Path, output: Output, **more: Any) -> tuple[Path, Path]:
@@ -247,12 +251,12 @@ def check_answers(bench: Bench, folder: Path, output: Output, **more: Any) -> tu
 def test_tf_idf_is_added_by_field(bench: Bench, tmp_path: Path, name: str) -> None:
     out, bundle = check_answers(bench, tmp_path, OUTPUTS[name], terms=True)
     wanted = loaded(bundle).predict(ROWS)
-    assert (out / "terms.py").is_file() and load(out)(ROWS) == [json.loads(one) for one in wanted]
+    assert (out / "terms.py").is_file() and alike(load(out)(ROWS), [json.loads(one) for one in wanted])
     plain = bundle_of(bench, tmp_path / "plain" / "bundle", OUTPUTS[name])
     assert wanted != loaded(plain).predict(ROWS), "TF-IDF that changes nothing"
 
 
-def test_a_text_that_is_too_long_has_the_copy_that_the_bundle_reads(bench: Bench, made: dict[str, Made]) -> None:
+def test_a_text_that_is_too_long_has_the_copy_that_the_bundle_reads(made: dict[str, Made]) -> None:
     """The prompt is not cut here, as in other exports, so only what is read of the copy is compared."""
     predictor, answer = loaded(made["tags"].bundle), load(made["tags"].out)
     text = "go to Rome 7 " * 400
@@ -292,17 +296,23 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("name", "file"), [("closed", "closed.py"), ("number", "scale.py"), ("tags", "tags.py")])
+@pytest.mark.parametrize(
+    ("name", "file", "right", "wrong"),
+    [
+        ("closed", "closed.py", "argmax", "argmin"),
+        ("number", "scale.py", "self.levels[0] +", "self.levels[0] -"),
+        ("tags", "tags.py", "        return text\n", "        return text.swapcase()\n"),
+    ],
+)
 def test_code_that_answers_otherwise_is_not_handed_over(
-    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str, right: str, wrong: str
 ) -> None:
-    whole, changed = fields_export._sources, {"argmax": "argmin", "levels[0] +": "levels[0] -"}
+    whole = fields_export._sources
 
     def other(modules: Any) -> dict[str, str]:
         found = whole(modules)
-        for wrong, instead in changed.items():
-            found[file] = found[file].replace(wrong, instead)
-        return found
+        assert right in found[file]
+        return {**found, file: found[file].replace(right, wrong)}
 
     monkeypatch.setattr(fields_export, "_sources", other)
     with pytest.raises(CotuneError, match="the exported code answers"):

@@ -199,5 +199,6 @@ def _run(name: str, path: Path, parts: list[str] | None = None) -> Any:
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Along the last axis, which has at least one value."""
-    found: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
-    return found - np.log(np.exp(found).sum(axis=1, keepdims=True))
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found

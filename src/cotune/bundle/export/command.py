@@ -148,7 +148,7 @@ class _Export:
         dtype = merge(self.source, self.adapter, out / MODEL)
         more: dict[str, Any] = {"start": self.asking.ids.start}
         if probe.words:
-            more = {"lead": self.asking.lead, "max_tokens": self.manifest.max_tokens}
+            more = {"lead": self.asking.lead, "max_tokens": self.predictor.model.renderer.max_tokens}
         write_template(self.predictor, self.asking, out / TEMPLATE, **more)
         write_fields(self.predictor, out)
         shutil.copyfile(Path(__file__).with_name(ANSWER), out / ANSWER)
