@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from cotune.probe.fields import likeliest, log_softmax_by_field, row_correct, ro
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.probe.term_fits import TermFits
+from cotune.task.values.chain import Chain
 
 SIZES = (3, 2, 2)
 ROWS, WIDTH = 90, 12
@@ -214,7 +216,14 @@ def test_a_probe_of_words_is_stored_and_has_the_models_width(tmp_path: Path) -> 
     assert made.width == 5
     (tmp_path / PROBE).write_bytes(made.to_bytes())
     found = load_probe(tmp_path)
-    assert found is not None and found.words and found.width == 5
+    assert found is not None and found.words and found.width == 5 and found.chain is None
+    chain = Chain.flat(SIZES[0] - 1)
+    (tmp_path / PROBE).write_bytes(replace(made, chain=chain).to_bytes())
+    again = load_probe(tmp_path)
+    assert again is not None and again.chain is not None and again.chain.parts == chain.parts
+    (tmp_path / PROBE).write_bytes(replace(made, chain=Chain.flat(SIZES[0])).to_bytes())
+    with pytest.raises(InputError, match="its chain does not fit"):
+        load_probe(tmp_path)
     rows = Probe(tuple("abcdefg"), weight, np.zeros(7, dtype=np.float32), 3, sizes=SIZES)
     (tmp_path / PROBE).write_bytes(rows.to_bytes())
     with pytest.raises(InputError, match="width is invalid"):

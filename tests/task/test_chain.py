@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from cotune.probe.chain_fits import fit_chain
 from cotune.task.values.chain import Chain, likeliest
@@ -45,16 +42,13 @@ def test_the_likeliest_tags_are_those_of_a_search_of_all(data: st.DataObject) ->
         assert tuple(path.tolist()) == best
 
 
-def test_a_chain_is_read_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+def test_a_chain_is_read_back_and_a_damaged_one_is_refused() -> None:
     chain = random_chain(2, np.random.default_rng(0))
-    save_file(chain.arrays(), tmp_path / "chain")
-    with safe_open(tmp_path / "chain", framework="numpy") as stored:
-        again = Chain.read(stored)
+    again = Chain.read(chain.arrays())
     assert np.allclose(again.follows, chain.follows) and np.allclose(again.scales, chain.scales) and again.parts == 2
     for name, value in (("further", np.zeros(2, np.float32)), ("bias", np.full(3, np.nan, np.float32))):
-        save_file({**chain.arrays(), f"chain.{name}": value}, tmp_path / "bad")
-        with safe_open(tmp_path / "bad", framework="numpy") as stored, pytest.raises(ValueError, match="chain"):
-            Chain.read(stored)
+        with pytest.raises(ValueError, match="chain"):
+            Chain.read({**chain.arrays(), f"chain.{name}": value})
 
 
 def test_a_fitted_chain_finds_what_words_alone_do_not_tell() -> None:

@@ -7,11 +7,15 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cotune.task.values.kinds.json_kind import described_fields
 from cotune.task.values.schema import Validator, schema_fields, schema_problem
+from cotune.task.values.schema_order import is_simple, suits
 
 
 @pytest.fixture
@@ -92,3 +96,52 @@ def test_a_part_that_allows_anything_is_one_value_and_one_that_allows_nothing_is
     assert schema_problem(schema) == ""
     assert schema_fields(schema) == ["a", "extra", "list"]
     assert described_fields(schema) == "a, list"
+
+
+_COUNTS, _NUMBERS = st.integers(0, 3), st.one_of(st.integers(-3, 3), st.sampled_from([0.5, 1.0, -2.5]))
+_SINGLE = st.one_of(st.none(), st.booleans(), _NUMBERS, st.text("aé😀", max_size=4))
+_PART: Any = st.deferred(
+    lambda: st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["string", "number", "integer", "array", "boolean", ["string", "null"]])},
+            optional={
+                **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _COUNTS),
+                **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _NUMBERS),
+                "items": _PART,
+                "title": st.just("a title"),
+            },
+        ),
+        st.fixed_dictionaries({"anyOf": st.lists(_PART, min_size=1, max_size=2)}),
+    )
+)
+
+
+@given(schema=_PART, value=st.one_of(_SINGLE, st.lists(_SINGLE, max_size=4)))
+@settings(max_examples=200, deadline=None)
+def test_a_simple_schema_is_judged_as_by_the_validator(schema: dict[str, Any], value: Any) -> None:
+    assert is_simple(schema) and not schema_problem(schema)
+    assert suits(value, schema) == Validator(schema)(value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        True,
+        {},
+        {"type": "text"},
+        {"type": ["string", ["null"]]},
+        {"type": "string", "pattern": "a"},
+        {"type": "string", "maxLength": 3.0},
+        {"type": "string", "minLength": True},
+        {"type": "number", "exclusiveMinimum": True},
+        {"type": "string", "enum": ["a"]},
+        {"$ref": "#/$defs/a"},
+        {"anyOf": []},
+        {"anyOf": [{"type": "string"}], "maxLength": 3},
+        {"anyOf": [{"type": "string", "format": "date"}]},
+        {"type": "array", "items": {"type": "string", "pattern": "a"}},
+        {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    ],
+)
+def test_other_keywords_need_the_validator(schema: Any) -> None:
+    assert not is_simple(schema)

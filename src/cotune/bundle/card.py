@@ -177,7 +177,7 @@ def _reading(reading: Reading, base: str) -> list[str]:
     """How to compute the same answer with transformers, without cotune."""
     export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
     if reading.probe.sizes:
-        return []
+        return ["`cotune export FOLDER --to transformers --out OTHER` writes a model with Python that runs without cotune."]
     if reading.probe.terms is not None:
         return [export]
     code = python_block(

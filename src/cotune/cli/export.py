@@ -29,7 +29,8 @@ def export(
         option(
             "FORMAT",
             "merged (one model), peft (base model and adapter), gguf-merged or gguf (the same for llama.cpp), mlflow (a "
-            "pyfunc); if the bundle answers by a probe also transformers or onnx (a classifier).",
+            "pyfunc); if the bundle answers by a probe also transformers or onnx (a classifier), or for JSON and numbers "
+            "transformers alone.",
         ),
     ] = "merged",
     base: Base = None,

@@ -126,7 +126,7 @@ def load_probe(folder: Path) -> Probe | None:
             labels, layer = tuple(map(str, about["labels"])), about["layer"]
             terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
             sizes, words = tuple(about.get("sizes", ())), about.get("words", False)
-            chain = Chain.read(stored) if about.get("chain") else None
+            chain = Chain.read({name: stored.get_tensor(name) for name in stored}) if about.get("chain") else None
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")

@@ -9,13 +9,11 @@ from datetime import date
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from cotune.errors import InputError
 from cotune.prompt.abridge import Abridger
 from cotune.prompt.messages import Chooser, Turns, settled, turns_of
 from cotune.prompt.prompt import FIELD_NAME, Prompt
-from cotune.prompt.reads import Read, Words
+from cotune.prompt.reads import Read, Words, words_in_copy
 from cotune.task.words import text_of, words_of
 
 # Private-use characters: no chat template or data set gives them a meaning.
@@ -146,20 +144,9 @@ class Renderer:
         shown, before = self.harmless(text), len(row.prompt_ids)
         # Read only as much of a very long text as is needed.
         encoded = self.tokenizer(lead + self._abridger.abridged(shown), add_special_tokens=False, return_offsets_mapping=True)
-        ids = encoded["input_ids"][: self.max_tokens]
-        whole = (before, before + len(ids)) if ids else (before - 1, before)
-        asked, found = words_of(text), words_of(shown)
-        words = (whole,) * len(asked)
-        # Otherwise a character of the text is not shown, which hardly ever occurs.
-        if ids and len(asked) == len(found):
-            starts, ends = (np.array(side[: len(ids)]) - len(lead) for side in zip(*encoded["offset_mapping"], strict=True))
-            first = np.searchsorted(ends, [start for start, _ in found], side="right")
-            last = np.searchsorted(starts, [end for _, end in found], side="left")
-            words = tuple(
-                (before + int(a), before + int(b)) if a < b and ends[b - 1] >= end else whole
-                for a, b, (_, end) in zip(first, last, found, strict=True)
-            )
-        return replace(row, prompt_ids=(*row.prompt_ids, *ids), words=(*words, whole))
+        ids, offsets = (encoded[name][: self.max_tokens] for name in ("input_ids", "offset_mapping"))
+        words = words_in_copy(len(words_of(text)), words_of(shown), offsets, lead=len(lead), before=before)
+        return replace(row, prompt_ids=(*row.prompt_ids, *ids), words=words)
 
     def render_answers(
         self, prompt: Prompt, rows: Sequence[Mapping[str, str]], answers: Sequence[str] | None

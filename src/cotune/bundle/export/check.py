@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from cotune.bundle.predictor import Predictor
 from cotune.errors import CotuneError
+from cotune.probe.fields import spans
+from cotune.task.words import text_of
 
 # Tolerance of log-probabilities: weights are rounded to the stored dtype, and bfloat16 changes them by about this much.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6, "float16": 0.15}
@@ -52,6 +55,24 @@ def check_classifier(predictor: Predictor, folder: Path, dtype: str) -> None:
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
     found = np.log(np.maximum([[row[label] for label in predictor.labels] for row in by_label], _LEAST_SHARE))
     _compare(wanted, found, dtype)
+
+
+def check_fields(predictor: Predictor, folder: Path, dtype: str) -> None:
+    """Check a model with the Python file that reads several fields: log-probabilities, and the answers made from them."""
+    from cotune.bundle.export.answer import load
+
+    assert predictor.fields is not None
+    rows = _rows(predictor)
+    wanted, answer = _wanted(predictor, rows), load(folder)
+    found = answer.log_probs(rows, batch_size=len(rows))
+    for span in spans(predictor.fields.sizes, len(predictor.labels)):
+        _compare(wanted[:, span], np.maximum(found[:, span], np.log(_LEAST_SHARE)), dtype)
+    told = [json.loads(text) for text in predictor.fields.answers(found, [text_of(row) for row in rows])]
+    read = answer.read(found, rows)
+    for cache in folder.rglob("__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
+    if read != told:
+        raise CotuneError(f"the exported code answers {read}, but the bundle answers {told}; nothing was written")
 
 
 def check_pyfunc(predictor: Predictor, model: Any) -> None:

@@ -6,13 +6,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cotune.bundle.export.card import export_card
-from cotune.bundle.export.check import check_classifier, check_graph, check_weights
+from cotune.bundle.export.check import check_classifier, check_fields, check_graph, check_weights
+from cotune.bundle.export.fields import needs_validator, write_fields
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, write_template
+from cotune.bundle.export.probe import ANSWER, CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load_several, resolve_base, resolve_bundle
@@ -41,7 +42,9 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     - ``peft``: ``base/`` and ``adapter/``.
     - ``merged``: ``model/``, the base model with the adapter added to its weights, in the base model's dtype.
     - ``gguf``: ``base.gguf`` and ``adapter-ID.gguf``. ``gguf-merged``: ``model.gguf``.
-    - ``transformers`` and ``onnx``: a classifier that includes the probe; only for bundles that answer by a probe.
+    - ``transformers`` and ``onnx``: a classifier that includes the probe; only for bundles that answer by a probe. If a bundle
+      reads several fields, ``transformers`` is ``model/`` with Python that reads them, and other formats but ``mlflow`` are
+      refused.
     - ``mlflow``: a pyfunc with the bundle, the base model and cotune itself.
 
     For a bundle that answers by a probe, the model ends after the layer that the probe reads, its final norm has unit weight,
@@ -124,6 +127,8 @@ class _Export:
         probe = self.predictor.probe
         if self.gguf is not None:
             (self.gguf.write if self.to == "gguf" else self.gguf.write_merged)(out)
+        elif probe is not None and self.predictor.fields is not None:
+            self._write_fields(probe, out)
         elif probe is not None and self.to in _CLASSIFIERS:
             (self._write_classifier if self.to == "transformers" else self._write_graph)(probe, out)
         elif self.to == "peft":
@@ -138,6 +143,16 @@ class _Export:
         write_template(self.predictor, self.asking, out / TEMPLATE)
         _write_code(out, PIPELINE)
         check_classifier(self.predictor, out, dtype)
+
+    def _write_fields(self, probe: Probe, out: Path) -> None:
+        dtype = merge(self.source, self.adapter, out / MODEL)
+        more: dict[str, Any] = {"start": self.asking.ids.start}
+        if probe.words:
+            more = {"lead": self.asking.lead, "max_tokens": self.predictor.model.renderer.max_tokens}
+        write_template(self.predictor, self.asking, out / TEMPLATE, **more)
+        write_fields(self.predictor, out)
+        shutil.copyfile(Path(__file__).with_name(ANSWER), out / ANSWER)
+        check_fields(self.predictor, out, dtype)
 
     def _write_graph(self, probe: Probe, out: Path) -> None:
         from cotune.bundle.export.onnx import write_onnx
@@ -175,7 +190,8 @@ class _Export:
         }
         if probe is not None:
             files = "" if gguf is None else gguf.options(merged=self.to == "gguf-merged")
-            card = ProbePage(manifest, self.to, asking, probe, self.predictor.model.depth, adapter is not None, files).text()
+            validator, depth = needs_validator(self.predictor), self.predictor.model.depth
+            card = ProbePage(manifest, self.to, asking, probe, depth, adapter is not None, files, validator).text()
         else:
             words = self.predictor.prompt.words(manifest.labels)
             example |= {"words": list(words)}
@@ -199,13 +215,13 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, *, has_adapter: 
             where=str(folder),
             hint="Export with --to merged, which also runs with transformers.",
         )
-    if predictor.fields is not None:
+    if predictor.fields is not None and to != "transformers":
         how = "reads several fields of JSON" if predictor.output.kind.by_field else "reads numbers by thresholds"
         how = "copies values from the text by tags that it reads" if predictor.reads_words else how
         raise InputError(
-            f"the bundle {how} off hidden states, which exports do not support",
+            f"the bundle {how} off hidden states, which --to {to} does not support",
             where=str(folder),
-            hint="Use cotune predict or cotune serve, or run with tune.readout=words, which generates the answer.",
+            hint="Export with --to transformers, or run with tune.readout=words, which generates the answer.",
         )
     if to == "peft" and not has_adapter:
         raise InputError(

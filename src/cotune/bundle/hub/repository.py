@@ -61,7 +61,14 @@ class Repository:
         if to not in FORMS:
             raise InputError(f"unknown format {to!r}", where="--to", hint=f"Use one of {', '.join(FORMS)}.")
         opened = OpenedBundle.read(bundle)
-        return cls(name, opened, form_of(opened) if to == AUTO else next((t for t in TARGETS if t == to), None), base, licence)
+        form = form_of(opened) if to == AUTO else next((t for t in TARGETS if t == to), None)
+        if form is not None and opened.manifest.fields is not None:
+            raise InputError(
+                "the bundle reads several fields off hidden states, and only such bundles themselves can be pushed",
+                where="--to",
+                hint="Use --to bundle; cotune export --to transformers writes a folder that you can upload yourself.",
+            )
+        return cls(name, opened, form, base, licence)
 
     @property
     def rows(self) -> int:

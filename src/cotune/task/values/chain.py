@@ -51,14 +51,15 @@ class Chain:
         return {f"chain.{name}": part.astype(np.float32) for name, part in parts.items()}
 
     @classmethod
-    def read(cls, stored: Any) -> Chain:
-        """Inverse of :meth:`arrays`, of an opened file of safetensors.
+    def read(cls, arrays: Mapping[str, NDArray[Any]]) -> Chain:
+        """Inverse of :meth:`arrays`.
 
         Raises:
-            ValueError: the arrays do not fit together.
+            KeyError: one is missing.
+            ValueError: they do not fit together.
         """
         names = ("follows", "further", "bias", "scales")
-        follows, further, bias, scales = (stored.get_tensor(f"chain.{name}").astype(np.float64) for name in names)
+        follows, further, bias, scales = (arrays[f"chain.{name}"].astype(np.float64) for name in names)
         size = len(bias)
         if follows.shape != (size, size) or further.shape != (size,) or scales.shape != (2,) or size < 2:
             raise ValueError("the arrays of its chain do not fit together")

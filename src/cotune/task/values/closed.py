@@ -112,6 +112,15 @@ class CopiedField:
     most: int = 1
     given: tuple[tuple[str, Any], ...] = ()
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CopiedField:
+        """Read the record that :func:`dataclasses.asdict` made, as JSON.
+
+        Raises:
+            TypeError, ValueError, AttributeError: it is not of this form.
+        """
+        return cls(**{**data, "given": tuple((name, value) for name, value in data.get("given", ()))})
+
     @property
     def many(self) -> bool:
         """Whether it is a list, which may have several values."""

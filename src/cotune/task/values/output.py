@@ -187,10 +187,7 @@ def _copied(data: Mapping[str, Any]) -> tuple[CopiedField, ...]:
         InputError: they are invalid.
     """
     try:
-        found = tuple(
-            CopiedField(**{**one, "given": tuple((name, value) for name, value in one.get("given", ()))})
-            for one in data.get("copied", [])
-        )
+        found = tuple(map(CopiedField.from_json, data.get("copied", [])))
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError("the copied parts are invalid", where="output") from error
     sound = all(

@@ -1,4 +1,7 @@
-"""Normalize a JSON value by a schema: keys in the schema's order, and values of enumerations as spelled there."""
+"""Normalize a JSON value by a schema: keys in the schema's order, and values of enumerations as spelled there.
+
+Also validation by the keywords that this needs, without a package.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "null": (type(None),),
 }
+_NOTES = {"title", "description", "default", "examples"}
+"""Keywords that bound nothing."""
+_LENGTHS = {"minLength", "maxLength", "minItems", "maxItems"}
+_BOUNDS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 
 
 def in_schema_order(value: Any, schema: Mapping[str, Any]) -> Any:
@@ -26,6 +33,29 @@ def in_schema_order(value: Any, schema: Mapping[str, Any]) -> Any:
     types, keys, lengths, bounds and enumerations; other keywords are ignored.
     """
     return _Order(schema).of(value, schema)
+
+
+def suits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Whether a value is valid under a schema for which :func:`is_simple` is true."""
+    return _Order(schema)._suits(value, schema)
+
+
+def is_simple(schema: Any) -> bool:
+    """Whether a schema has no keywords but the type, the items of a list, lengths and bounds, or options of such schemas."""
+    if not isinstance(schema, Mapping):
+        return False
+    said = {name: value for name, value in schema.items() if name not in _NOTES}
+    if "anyOf" in said:
+        options = said["anyOf"]
+        return len(said) == 1 and isinstance(options, list) and len(options) > 0 and all(map(is_simple, options))
+    kinds = said.get("type")
+    return (
+        said.keys() <= {"type", "items", *_LENGTHS, *_BOUNDS}
+        and all(isinstance(kind, str) and kind in _KINDS for kind in (kinds if isinstance(kinds, list) else [kinds]))
+        and all(type(said[name]) is int and said[name] >= 0 for name in _LENGTHS & said.keys())
+        and all(is_of_type(said[name], "number") for name in _BOUNDS & said.keys())
+        and ("items" not in said or is_simple(said["items"]))
+    )
 
 
 class _Order:

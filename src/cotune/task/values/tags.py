@@ -39,6 +39,7 @@ from cotune.task.values.closed import (
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
 from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
+from cotune.task.values.schema_order import is_simple, suits
 from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
@@ -166,6 +167,11 @@ class Tags:
                 values = list(dict.fromkeys(values))
             # The objects of a list are sorted by their places.
             yield found if one.within[1] else values
+
+    @property
+    def needs_validator(self) -> bool:
+        """Whether the schema of a copied part has keywords that only the package jsonschema_rs validates, such as a pattern."""
+        return not all(is_simple(_bounds_of(schema)) for schema in self.schemas)
 
     @cached_property
     def _fits(self) -> tuple[Callable[[Any], bool], ...]:
@@ -482,7 +488,14 @@ def _typed(text: str, type_: str) -> Any:
 
 def _check_of(one: CopiedField, schema: Mapping[str, Any]) -> Callable[[Any], bool]:
     """Whether a value, or a list of it alone, is valid; always, if the schema refers to others."""
+    if is_simple(_bounds_of(schema)):
+        return lambda value: suits([value] if one.many else value, _bounds_of(schema))
     if schema_problem(schema):
         return lambda value: True
     check = Validator(schema)
     return lambda value: check([value] if one.many else value)
+
+
+def _bounds_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a schema that bounds single values; one item of a list is always unique."""
+    return {name: part for name, part in schema.items() if name != "uniqueItems"}
