@@ -138,6 +138,20 @@ def test_each_part_and_the_whole_answer_have_a_probability(bench: Bench, journey
     assert json.loads(first["answer"]) == line["answer"]
 
 
+def test_the_least_sure_rows_are_picked_and_printed(bench: Bench, journeys: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.csv"
+    pool.write_text("ask\n" + "".join(f"go to {place} {i} and {place}\n" for i, place in enumerate(_PLACES)), encoding="utf-8")
+    ended = bench.commands.run("label", str(journeys), str(pool), "--n", "3", "--by", "margin", "--json")
+    assert ended.code == 0, ended.stderr
+    rows = json.loads(ended.stdout)["rows"]
+    found = load(journeys, threads=1).predict([row["row"]["ask"] for row in rows], probabilities=True)
+    assert [row["guess"] for row in rows] == [json.loads(one.answer) for one in found] and len(rows) == 3
+    shares = [row["confidence"] for row in rows]
+    assert shares == sorted(shares) == pytest.approx([one.confidence for one in found], abs=0.01)
+    ended = bench.commands.run("label", str(journeys), str(pool), "--out", str(tmp_path / "more.csv"))
+    assert ended.code == 2 and "--json prints the picked rows" in ended.stderr
+
+
 def test_a_row_is_left_open_by_the_confidence_of_wrong_answers(bench: Bench, journeys: Path, tmp_path: Path) -> None:
     kept = json.loads((journeys / "best" / "metrics.json").read_text(encoding="utf-8"))["conformal"]
     assert kept["n"] == len(kept["scores"]) == summary_of(journeys)["n"]["dev"]
