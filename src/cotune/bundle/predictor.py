@@ -355,7 +355,8 @@ class Predictor:
             Hidden states, divided by their root mean square: the ``[rows, 2 x width]`` that the probe reads, or without a
                 probe the ``[rows, width]`` at the last prompt token after the last layer. Of a probe that reads words, the
                 ``[rows, width]`` mean over the row's text.
-            ``[rows, labels]`` log-probabilities after the decision rule; of fields those of all values.
+            ``[rows, labels]`` log-probabilities after the decision rule; of fields those of all values, at each state that
+                :meth:`AnswerFields.judged` reads.
 
         Raises:
             InputError: the model is behind an endpoint, or answers are generated.
@@ -367,12 +368,14 @@ class Predictor:
         shown, _ = self._shown(rows)
         rendered = self.rendered(shown)
         layer = model.depth if probe is None else probe.layer
-        reads = None if probe is None else [row.words[-1:] or row.start for row in rendered]
+        reads = None if probe is None else [row.read for row in rendered]
         ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
         states = model.layer_states(ids, [layer], reads=reads, adapter=bare)[0]
         if probe is not None:
             found = probe.with_terms(probe.log_probs(states, self.labels), shown, self.labels)
-            return states, self._decided(found)
+            # The last of a row's words is its whole text.
+            whole = np.cumsum([len(row.words) for row in rendered]) - 1 if probe.words else slice(None)
+            return states[whole], self._decided(found)
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
         return states, self.decision.log_probs(scores.log_probs)
 

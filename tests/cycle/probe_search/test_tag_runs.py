@@ -92,7 +92,8 @@ def test_the_bundle_answers_as_the_test_did(journeys: Path) -> None:
     assert answers == [row["answers"]["best_tuned"] for row in told] and all(map(predictor.output.fits, answers))
     assert [predictor.predict(row)[0] for row in rows[:2]] == answers[:2]
     states, log_probs = predictor.states(rows[:3])
-    assert states.shape == (3, predictor.model.width) and log_probs.shape == (3, len(predictor.labels))
+    assert states.shape == (3, predictor.model.width) and predictor.fields is not None
+    assert list(predictor.fields.judged(log_probs, [row["ask"] for row in rows[:3]]).outputs) == answers[:3]
     served = next(iter(Shelf([predictor]).served.values()))
     assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
 
