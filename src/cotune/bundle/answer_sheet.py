@@ -22,9 +22,9 @@ class SheetAnswers:
     """Answers to the rows of a file.
 
     Attributes:
-        added: new columns: ``answer``; with ``unsure`` also ``possible``, the possible labels of an undecided row;
-            ``probabilities`` or one column per label; ``truncated`` and ``error`` if any row has one. A number is added to a
-            name that the file already has.
+        added: new columns: ``answer``; with ``unsure`` also ``possible``, the possible answers of an undecided row;
+            ``confidence`` of JSON answers; ``probabilities`` or one column per name; ``truncated`` and ``error`` if any row has
+            one. A number is added to a name that the file already has.
         answered: number of rows that the model answered, undecided ones included.
         truncated: number of these whose text was too long and was cut.
         errors: errors of the other rows.
@@ -84,7 +84,7 @@ def answer_sheet(
         checked: result of :func:`check_sheet`.
         unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
-            probabilities are one column per label and JSON answers are texts.
+            probabilities are one column per name and JSON answers are texts.
         typed: whether a cell can contain a number or a truth value; otherwise labels are written as in the training rows.
         progress: called with the number of rows done, after each batch.
 
@@ -140,11 +140,14 @@ def sheet_answers(
     possible = column(lambda one: [own(label) for label in one.possible] or None)
     if unsure is not None:
         added["possible"] = possible
+    confidence = column(lambda one: None if one.confidence is None else round(one.confidence, 6))
+    if any(one is not None for one in confidence):
+        added["confidence"] = confidence
     shares = column(lambda one: {label: round(share, 6) for label, share in one.probabilities.items()})
     if probabilities and nested:
         added["probabilities"] = shares
     elif probabilities:
-        # Closed fields have probabilities by the names of their values instead.
+        # JSON has probabilities by the names of its parts or their values instead.
         names = output.labels or tuple(next(filter(None, shares), ()))
         added |= {f"p({name})": [None if one is None else one.get(name) for one in shares] for name in names}
     cut = column(lambda one: one.truncated or None)

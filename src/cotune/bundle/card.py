@@ -210,7 +210,7 @@ def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str
     url, key = endpoint or (None, None)
     leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
     predict = " ".join([f"cotune predict {folder}", *(f"--{o.replace('_', '-')} {shlex.quote(plain(v))}" for o, v in leave)])
-    shares = "--probabilities " if manifest.has_probabilities else ""
+    shares = "--probabilities " if manifest.shown else ""
     given = "".join(f", {option}={plain(value)!r}" for option, value in leave)
     here = "`FOLDER` is the folder of this file; each" if folder == "FOLDER" else "Each"
     parts = (

@@ -74,13 +74,13 @@ def answer_on(
     done = run_all(executor, (Job(answer_chunk, {**about, "rows": part}, places, len(part)) for part in parts), told)
     found: list[Prediction] = []
     engines = []
-    labels = bundle.manifest.choices
+    names = bundle.manifest.shown
     for one in done:
         result = _read(one)
         engines.append(result["engine"])
-        for answer, shares, truncated, ended, possible in result["answers"]:
-            by_label = dict(zip(labels, shares, strict=True)) if shares else {}
-            found.append(Prediction(answer, by_label, truncated, ended, tuple(possible)))
+        for answer, shares, truncated, ended, possible, confidence in result["answers"]:
+            by_name = dict(zip(names, shares, strict=True)) if shares else {}
+            found.append(Prediction(answer, by_name, truncated, ended, tuple(possible), confidence))
     return found, unlike(engines)
 
 
@@ -92,7 +92,9 @@ def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
 
     found = predictor.answers(given["rows"], probabilities=given["probabilities"], unsure=given["unsure"])
     facts = predictor.model.facts()
-    told = [[one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible] for one in found]
+    told = [
+        [one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible, one.confidence] for one in found
+    ]
     return canonical_json({"answers": told, "engine": facts}).encode()
 
 

@@ -29,6 +29,7 @@ from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.files import cannot_write, content_hash
 from cotune.probe.cross_fitting import standardised
+from cotune.task.words import text_of
 
 States = NDArray[np.float32]
 
@@ -98,13 +99,13 @@ class Collector:
         self._like = list(like)[:: max(1, len(like) // _MOST_ROWS)][:_MOST_ROWS] if len(like) >= _LEAST_ROWS else []
         self._nearness: Nearness | None = None
         self._highest = None
-        if not predictor.chooses_label or (predictor.calibration is None and not self._like):
+        if not predictor.can_be_undecided or (predictor.calibration is None and not self._like):
             raise InputError(
-                "the bundle does not answer with labels, and rows are only collected for labels"
-                if not predictor.chooses_label
-                else "the bundle has no scores of held-out rows, and its training rows are not known",
+                "the bundle has no scores of held-out rows, and its training rows are not known"
+                if predictor.can_be_undecided
+                else "rows are only collected for labels and for JSON that is not generated",
                 where="--collect",
-                hint="Serve the folder of a label run that was made by this version.",
+                hint="Serve the folder of such a run that was made by this version.",
             )
         if predictor.calibration is not None:
             self._highest = predictor.doubt(share or SHARE)
@@ -146,21 +147,18 @@ class Collector:
         if not new:
             return
         states, log_probs = self._predictor.states(new)
-        opened = (
-            np.zeros(len(new), dtype=bool) if self._highest is None else label_sets(log_probs, self._highest).sum(axis=1) > 1
-        )
+        answers, shares, opened = self._answered(new, log_probs)
         gaps = None if self._nearness is None else self._nearness.distances(states)
         lines = []
         for i, row in enumerate(new):
             far = gaps is not None and self._nearness is not None and gaps[i] > self._nearness.limit
             if not (far or opened[i]):
                 continue
-            best = int(log_probs[i].argmax())
             told: dict[str, Any] = {
                 "row": dict(row),
                 "why": [*(["unsure"] if opened[i] else []), *(["far"] if far else [])],
-                "answer": self._predictor.labels[best],
-                "probability": round(float(np.exp(log_probs[i, best])), 4),
+                "answer": answers[i],
+                "probability": round(float(shares[i]), 4),
                 "distance": None if gaps is None else round(float(gaps[i]), 4),
                 "bundle": self._predictor.bundle_id,
                 "time": int(time.time()),
@@ -168,6 +166,22 @@ class Collector:
             lines.append(json.dumps(told, ensure_ascii=False) + "\n")
         if lines:
             self._append("".join(lines).encode())
+
+    def _answered(
+        self, rows: Sequence[Mapping[str, str]], log_probs: NDArray[np.float64]
+    ) -> tuple[list[Any], NDArray[np.float64], NDArray[np.bool_]]:
+        """The answers of rows, their probabilities, and whether the rows are undecided."""
+        predictor, highest = self._predictor, self._highest
+        opened = np.zeros(len(rows), dtype=np.bool_)
+        if predictor.fields is not None:
+            found = predictor.fields.judged(log_probs, [text_of(row) for row in rows])
+            assert found.confidence is not None
+            answers = [predictor.output.told(answer) for answer in found.outputs]
+            return answers, found.confidence, opened if highest is None else found.confidence <= highest
+        if highest is not None:
+            opened = label_sets(log_probs, highest).sum(axis=1) > 1
+        best = [predictor.labels[int(place)] for place in log_probs.argmax(axis=1)]
+        return best, np.exp(log_probs.max(axis=1)), opened
 
     def _is_new(self, row: Mapping[str, str]) -> bool:
         key = content_hash(said(row))

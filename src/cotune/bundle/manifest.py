@@ -116,9 +116,9 @@ class Manifest:
         return self.labels if self.fields is None else self.fields.names
 
     @property
-    def has_probabilities(self) -> bool:
-        """Whether answers have probabilities; generated ones and those with copied values have none."""
-        return bool(self.choices) and not (self.fields is not None and self.fields.words)
+    def shown(self) -> tuple[str, ...]:
+        """Names of the probabilities of an answer; empty for generated answers, which have none."""
+        return self.labels if self.fields is None else self.fields.shown
 
     @property
     def has_adapter(self) -> bool:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cotune.model.remote.model import RemoteModel
     from cotune.model.structured.limits import Writing
     from cotune.prompt.render import RenderedRow
+    from cotune.task.values.closed import AnswerFields
 
 Row = str | Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -55,12 +56,15 @@ class Prediction:
     Attributes:
         answer: the label, or the generated answer as text. :meth:`Predictor.predict` gives labels in the type that they had in
             the data, :meth:`Predictor.answers` their texts. None if the model is undecided, which only happens with ``unsure``.
-        probabilities: probability of every label after the decision rule, or of every value of every field, by
-            ``field=value``; empty if not requested, and for generated answers and those with copied values.
+        probabilities: probability of every label after the decision rule; of every value of every field, by ``field=value``; of
+            a part that is copied from the text that its answer is right, by its name. Empty if not requested, and for generated
+            answers.
         truncated: whether the row's text was too long and was cut at its end.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
             length.
-        possible: if the answer is None, the possible labels, the likeliest first.
+        possible: if the answer is None, the possible labels, the likeliest first; of JSON the likeliest answer only.
+        confidence: probability that a whole JSON answer is right, if probabilities or ``unsure`` are requested; None for other
+            answers and for generated ones.
     """
 
     answer: Any
@@ -68,6 +72,7 @@ class Prediction:
     truncated: bool
     ended: bool = True
     possible: tuple[Any, ...] = ()
+    confidence: float | None = None
 
 
 class Predictor:
@@ -82,7 +87,7 @@ class Predictor:
         writing: settings of generated answers; None for labels.
         label_type: type of the labels in the data.
         output: the output of answers that are read off several fields; None for labels and generated answers.
-        calibration: conformal scores of held-out rows, for abstention; None if the bundle has none.
+        calibration: scores of held-out rows, for abstention; None if the bundle has none.
 
     Attributes:
         probe: the probe that answers; None for label words and generated answers.
@@ -131,6 +136,11 @@ class Predictor:
         return self.writing is None and self.fields is None
 
     @property
+    def can_be_undecided(self) -> bool:
+        """Whether an answer is right with a known probability: a label, or JSON that is not generated."""
+        return self.writing is None and (self.fields is None or self.output.kind.nested_cells)
+
+    @property
     def reads_words(self) -> bool:
         """Whether values are copied from a row's text by a tag on each of its words."""
         return self.fields is not None and self.fields.words
@@ -171,8 +181,8 @@ class Predictor:
             probabilities: return :class:`Prediction` objects instead of labels. Slower for labels of several tokens, since
                 every label is then scored to its end.
             unsure: share of rows that may be answered wrongly. Undecided rows get the answer None, and
-                :attr:`Prediction.possible` has the possible labels; see :mod:`cotune.bundle.calibration` for the guarantee.
-                None answers every row.
+                :attr:`Prediction.possible` has the possible labels, or the likeliest JSON; see
+                :mod:`cotune.bundle.calibration` for the guarantee. None answers every row.
 
         Raises:
             InputError: the bundle does not support ``unsure``; there are no rows, or one lacks a field, has a non-text value or
@@ -230,20 +240,41 @@ class Predictor:
     ) -> Iterator[Prediction]:
         top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
         scores = self.scorer.score(self.prompt, rows, self.labels, adapter=self.adapter_id, top=top)
-        if self.fields is not None:
-            answers: Sequence[str] = self.fields.answers(scores.log_probs, [text_of(row) for row in rows])
-        else:
-            answers = [self.labels[int(place)] for place in self.decision.predict(scores.log_probs)]
         cut = self._cut(rows, short) if scores.truncated else short
-        # Probabilities of a word's tags are not those of a row.
-        shown = (probabilities or highest is not None) and not self.reads_words
-        log_probs = self._decided(scores.log_probs) if shown else None
+        if self.fields is not None:
+            yield from self._read_off(self.fields, scores.log_probs, rows, cut, highest, probabilities=probabilities)
+            return
+        answers = [self.labels[int(place)] for place in self.decision.predict(scores.log_probs)]
+        log_probs = self.decision.log_probs(scores.log_probs) if probabilities or highest is not None else None
         shares = np.exp(log_probs) if log_probs is not None and probabilities else None
         open_ = self._open(log_probs, highest)
         for i, answer in enumerate(answers):
             by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
             possible = open_.get(i, ())
             yield Prediction(None if possible else answer, by_label, cut[i], possible=possible)
+
+    def _read_off(
+        self,
+        fields: AnswerFields,
+        log_probs: NDArray[np.float64],
+        rows: Sequence[Mapping[str, str]],
+        cut: Sequence[bool],
+        highest: float | None,
+        *,
+        probabilities: bool,
+    ) -> Iterator[Prediction]:
+        """Answers of several fields; those of a confidence up to ``highest`` are left open."""
+        texts = [text_of(row) for row in rows]
+        if not probabilities and highest is None:
+            yield from (Prediction(answer, {}, was) for answer, was in zip(fields.answers(log_probs, texts), cut, strict=True))
+            return
+        found = fields.judged(log_probs, texts)
+        confidence = [None] * len(rows) if found.confidence is None else found.confidence.tolist()
+        for answer, shares, sure, was in zip(found.outputs, found.shares, confidence, cut, strict=True):
+            by_name = dict(zip(fields.shown, shares.tolist(), strict=True)) if probabilities else {}
+            left = highest is not None and sure is not None and sure <= highest
+            possible = (answer,) if left else ()
+            yield Prediction(None if left else answer, by_name, was, possible=possible, confidence=sure)
 
     def _decided(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-probabilities after the decision rule; those of fields are not changed by it."""
@@ -278,15 +309,18 @@ class Predictor:
         return [next(found) if error is None else error for error in errors]
 
     def doubt(self, share: float) -> float:
-        """The conformal threshold for an error rate.
+        """The threshold for an error rate.
 
         Raises:
-            InputError: the bundle does not answer with labels, or has no scores of held-out rows, or too few.
+            InputError: the bundle's answers cannot be undecided, or it has no scores of held-out rows, or too few.
         """
         where = self.task or "the bundle"
-        if not self.chooses_label:
+        if not self.can_be_undecided:
+            what = "generates its answers" if self.writing is not None else "answers with measured numbers"
             raise InputError(
-                "the bundle does not answer with labels, and only labels can be undecided", where=where, hint="Remove --unsure."
+                f"the bundle {what}, and only labels and JSON that is read off hidden states can be undecided",
+                where=where,
+                hint="Remove --unsure.",
             )
         if self.calibration is None:
             raise InputError(
@@ -324,7 +358,8 @@ class Predictor:
             Hidden states, divided by their root mean square: the ``[rows, 2 x width]`` that the probe reads, or without a
                 probe the ``[rows, width]`` at the last prompt token after the last layer. Of a probe that reads words, the
                 ``[rows, width]`` mean over the row's text.
-            ``[rows, labels]`` log-probabilities after the decision rule; of fields those of all values.
+            ``[rows, labels]`` log-probabilities after the decision rule; of fields those of all values, at each state that
+                :meth:`AnswerFields.judged` reads.
 
         Raises:
             InputError: the model is behind an endpoint, or answers are generated.
@@ -336,12 +371,14 @@ class Predictor:
         shown, _ = self._shown(rows)
         rendered = self.rendered(shown)
         layer = model.depth if probe is None else probe.layer
-        reads = None if probe is None else [row.words[-1:] or row.start for row in rendered]
+        reads = None if probe is None else [row.read for row in rendered]
         ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
         states = model.layer_states(ids, [layer], reads=reads, adapter=bare)[0]
         if probe is not None:
             found = probe.with_terms(probe.log_probs(states, self.labels), shown, self.labels)
-            return states, self._decided(found)
+            # The last of a row's words is its whole text.
+            whole = np.cumsum([len(row.words) for row in rendered]) - 1 if probe.words else slice(None)
+            return states[whole], self._decided(found)
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
         return states, self.decision.log_probs(scores.log_probs)
 

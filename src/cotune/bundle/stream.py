@@ -52,18 +52,18 @@ def predict_stream(
     """Read rows as JSON lines and write each row with its answer as a JSON line, in order.
 
     To the keys of a row are added: ``answer`` (labels in the type that they had in the data, JSON as its value);
-    ``probabilities`` by label if requested; and ``truncated`` if the row's text was too long and was cut. A key that the row
-    already has is added with a number. A row whose input is blank or cannot be converted to text, or that an endpoint refuses,
-    gets ``answer`` null and an ``error``. If the task has one input field, a line may also be a JSON string. Blank lines are
-    skipped. The rows before an invalid line are answered before its error is raised. If an endpoint fails, those rows of the
-    batch that have no answer get an ``error`` before it is raised.
+    ``probabilities`` by label if requested, and of JSON its ``confidence``; and ``truncated`` if the row's text was too long
+    and was cut. A key that the row already has is added with a number. A row whose input is blank or cannot be converted to
+    text, or that an endpoint refuses, gets ``answer`` null and an ``error``. If the task has one input field, a line may also
+    be a JSON string. Blank lines are skipped. The rows before an invalid line are answered before its error is raised. If an
+    endpoint fails, those rows of the batch that have no answer get an ``error`` before it is raised.
 
     Args:
         lines: one JSON object per line.
         write: called with each output line, line break included; for example ``sys.stdout.write``.
         flush: called after the lines of each batch; for example ``sys.stdout.flush``.
         unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; undecided rows get ``answer`` null
-            and the possible labels under ``possible``.
+            and the possible answers under ``possible``.
         source: name of the stream in errors.
 
     Raises:
@@ -126,6 +126,8 @@ def _added(found: Prediction, output: Output, *, probabilities: bool) -> dict[st
     added: dict[str, Any] = {"answer": None if found.answer is None else output.told(found.answer)}
     if found.possible:
         added["possible"] = [output.told(label) for label in found.possible]
+    if found.confidence is not None:
+        added["confidence"] = round(found.confidence, 6)
     if probabilities:
         added["probabilities"] = {label: round(share, 6) for label, share in found.probabilities.items()}
     return added | ({"truncated": True} if found.truncated else {})

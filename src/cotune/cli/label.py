@@ -34,7 +34,8 @@ def label(
         typer.Argument(
             parser=bundle_argument,
             metavar="RUN",
-            help="Folder of a run or of its bundle, or hf://org/name@revision; it must answer with labels.",
+            help="Folder of a run or of its bundle, or hf://org/name@revision; it must answer with labels, or with --json with "
+            "JSON that is not generated.",
         ),
     ],
     pool: Annotated[
@@ -81,7 +82,7 @@ def label(
     opened = OpenedBundle.read(bundle)
     manifest = opened.manifest
     if not manifest.labels:
-        raise InputError("the bundle does not answer with labels", where=str(bundle), hint="Name one that answers with labels.")
+        _check_only_picked(manifest, bundle, only_picked=as_json and not web)
     way = by or default_way(opened)
     if way not in ACQUISITIONS:
         raise InputError(f"unknown method {way!r}", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
@@ -97,8 +98,7 @@ def label(
 
     if as_json and not web:
         picks, _ = picked()
-        rows = [{"number": p.number, "row": p.row, "guess": p.guess, "probabilities": p.shares} for p in picks]
-        echo_json({"way": way, "labels": list(manifest.labels), "rows": rows})
+        echo_json({"way": way, "labels": list(manifest.labels), "rows": [_shown(pick, manifest) for pick in picks]})
         return
     if out is None:
         raise InputError("the output file is missing", where="--out", hint="Add --out labelled.csv or --json.")
@@ -129,6 +129,22 @@ def label(
     except Timeout:
         raise BusyError(f"{out}: another cotune label is adding to this file. Wait for it, or choose another --out.") from None
     _last_words(session, bundle, folder, as_json=as_json)
+
+
+def _check_only_picked(manifest: Manifest, bundle: Path, *, only_picked: bool) -> None:
+    """Refuse a bundle without labels, whose rows can only be picked, and only if the model says how sure it is of them."""
+    sure = manifest.fields is not None and manifest.output.kind.nested_cells
+    if not sure or not only_picked:
+        hint = "--json prints the picked rows, for labelling elsewhere." if sure else "Name one that answers with labels."
+        raise InputError("the bundle does not answer with labels, so it cannot ask for one", where=str(bundle), hint=hint)
+
+
+def _shown(pick: Pick, manifest: Manifest) -> dict[str, Any]:
+    """A picked row for ``--json``."""
+    row = {"number": pick.number, "row": pick.row}
+    if manifest.labels:
+        return {**row, "guess": pick.guess, "probabilities": pick.shares}
+    return {**row, "guess": manifest.output.told(pick.guess), "confidence": pick.shares[pick.guess]}
 
 
 def _picked(

@@ -63,7 +63,9 @@ def predict(
             help="One text to answer instead of a file. If the task has several input fields: --input FIELD=TEXT for each.",
         ),
     ] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Add the probability of each label, or of each part of a JSON answer.")
+    ] = False,
     unsure: Annotated[
         float | None,
         option("SHARE", "Share of rows that may be answered wrongly; undecided rows are left open.", least=0.001, most=0.5),
@@ -138,7 +140,7 @@ def _left_open(count: int, size: int) -> str:
     if not count:
         return f"None of {counted(size, 'row')} left open."
     answers, they = ("its answer is", "it") if count == 1 else ("their answers are", "each")
-    return f"{count:,} of {counted(size, 'row')} left open: {answers} empty, and possible holds the labels that {they} may be."
+    return f"{count:,} of {counted(size, 'row')} left open: {answers} empty, and possible holds what {they} may be."
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
@@ -193,10 +195,12 @@ def _answer_texts(predictor: Predictor, texts: list[str], *, probabilities: bool
     if as_json or probabilities:
         own = predictor.output.told
         answer: dict[str, Any] = {"answer": None if answered.answer is None else own(answered.answer)}
+        answer |= {} if answered.confidence is None else {"confidence": round(answered.confidence, 6)}
         answer |= {} if unsure is None else {"possible": [own(label) for label in answered.possible]}
         echo_json({**answer, "probabilities": answered.probabilities})
     elif answered.possible:
-        tell("open: " + ", ".join(f"{label} ({answered.probabilities[label]:.2f})" for label in answered.possible))
+        shares = answered.probabilities if answered.confidence is None else {answered.possible[0]: answered.confidence}
+        tell("open: " + ", ".join(f"{label} ({shares[label]:.2f})" for label in answered.possible))
     else:
         tell(answered.answer)
     if answered.truncated:
@@ -230,9 +234,8 @@ def _answer_file(
     sheet = read_sheet(rows)
     manifest = read_manifest(bundle_folder(bundle))
     checked = check_sheet(sheet, manifest.input_fields)
-    if options["probabilities"] and not manifest.has_probabilities:
-        how = "copies values from the text" if manifest.choices else "generates its answers"
-        tell(f"The bundle {how}, so there are no probabilities to add.", err=True)
+    if options["probabilities"] and not manifest.shown:
+        tell("The bundle generates its answers, so there are no probabilities to add.", err=True)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.

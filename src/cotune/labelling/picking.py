@@ -20,6 +20,7 @@ from cotune.labelling.acquisition import ACQUISITIONS, Pool
 from cotune.probe.cross_fitting import standardised
 from cotune.task.reading.read import Sheet
 from cotune.task.reading.sheet import escaped, plain_json
+from cotune.task.words import text_of
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Pick:
         number: number of its line or row in the pool's file.
         row: its columns as in the file.
         fields: its input fields as texts.
-        shares: label to probability by the model, the likeliest first.
+        shares: label to probability by the model, the likeliest first; of JSON the likeliest answer alone.
     """
 
     number: int
@@ -117,31 +118,42 @@ def pick_rows(
         places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
     rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
     if predictor.scorer.capabilities.hidden_states:
-        found, log_probs = _seen(predictor, rows, progress)
+        found, log_probs, answers = _seen(predictor, rows, progress)
         states = standardised(found)[0]
     else:
+        answers = []
         log_probs, answered = _answered(predictor, rows, progress)
         if refused := len(rows) - len(answered):
             _log.warning("%d of %d rows were refused by the endpoint and are left out", refused, len(rows))
         places, rows = [places[i] for i in answered], [rows[i] for i in answered]
         states = np.zeros((len(rows), 1), dtype=np.float32)
-    return [
-        _pick(sheet, places[i], rows[i], predictor.labels, log_probs[i])
-        for i in ACQUISITIONS[way](Pool(log_probs, states), min(count, len(rows)), rng)
-    ]
+    chosen = ACQUISITIONS[way](Pool(log_probs, states), min(count, len(rows)), rng)
+    if answers:
+        return [_pick_with(sheet, places[i], rows[i], {answers[i][0]: round(answers[i][1], 6)}) for i in chosen]
+    return [_pick(sheet, places[i], rows[i], predictor.labels, log_probs[i]) for i in chosen]
 
 
 def _seen(
     predictor: Predictor, rows: Sequence[Mapping[str, str]], progress: Callable[[int, int], None]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Hidden states and log-probabilities of rows."""
-    states, log_probs = [], []
+) -> tuple[NDArray[np.float32], NDArray[np.float64], list[tuple[str, float]]]:
+    """Hidden states and log-probabilities of rows, and their answers with confidence, which labels do not need.
+
+    An answer of several fields has log-probabilities whose margin is its confidence.
+    """
+    states, log_probs, answers = [], [], list[tuple[str, float]]()
     for start in range(0, len(rows), _BATCH):
-        found, logs = predictor.states(rows[start : start + _BATCH])
+        part = rows[start : start + _BATCH]
+        found, logs = predictor.states(part)
+        if predictor.fields is not None:
+            judged = predictor.fields.judged(logs, [text_of(row) for row in part])
+            assert judged.confidence is not None
+            answers += zip(judged.outputs, judged.confidence.tolist(), strict=True)
+            shares = (1 + judged.confidence) / 2
+            logs = np.log(np.maximum(np.stack([shares, 1 - shares], axis=1), 1e-12))
         states.append(found)
         log_probs.append(logs)
         progress(min(start + _BATCH, len(rows)), len(rows))
-    return np.concatenate(states), np.concatenate(log_probs)
+    return np.concatenate(states), np.concatenate(log_probs), answers
 
 
 def _answered(
@@ -167,6 +179,10 @@ def _answered(
 
 def _pick(sheet: Sheet, place: int, fields: dict[str, str], labels: Sequence[str], log_probs: NDArray[np.float64]) -> Pick:
     shares = {labels[int(i)]: round(float(np.exp(log_probs[i])), 6) for i in np.argsort(-log_probs, kind="stable")}
+    return _pick_with(sheet, place, fields, shares)
+
+
+def _pick_with(sheet: Sheet, place: int, fields: dict[str, str], shares: dict[str, float]) -> Pick:
     # A file may hold values that JSON cannot: dates, NaN, halves of characters.
     row: dict[str, Any] = _writable(plain_json(sheet.rows[place]))
     return Pick(sheet.numbers[place], row, fields, shares)

@@ -21,7 +21,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash
 from cotune.probe.fields import log_softmax_by_field
 from cotune.probe.terms import TermWeights
-from cotune.task.values.chain import Chain
+from cotune.task.values.chain import ARRAYS, Chain
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
@@ -126,7 +126,7 @@ def load_probe(folder: Path) -> Probe | None:
             labels, layer = tuple(map(str, about["labels"])), about["layer"]
             terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
             sizes, words = tuple(about.get("sizes", ())), about.get("words", False)
-            chain = Chain.read({name: stored.get_tensor(name) for name in stored}) if about.get("chain") else None
+            chain = Chain.read({name: stored.get_tensor(name) for name in ARRAYS}) if about.get("chain") else None
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")

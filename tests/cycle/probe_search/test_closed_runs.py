@@ -91,8 +91,9 @@ def test_the_bundle_answers_as_the_test_did_and_gives_each_value_a_probability(b
     assert log_probs.shape == (2, len(manifest.choices)) and states.shape[0] == 2
     served = next(iter(Shelf([predictor]).served.values()))
     assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
-    with pytest.raises(InputError, match="only labels can be undecided"):
-        predictor.predict(rows[:1], unsure=0.1)
+    assert found[0].confidence is not None and 0 < found[0].confidence <= max(found[0].probabilities.values())
+    sure = predictor.predict(rows, probabilities=True, unsure=0.2)
+    assert [one.answer or one.possible[0] for one in sure] == answers
 
 
 def test_commands_predict_and_evaluate(bench: Bench, closed: Path) -> None:

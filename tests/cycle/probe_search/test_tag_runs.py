@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,16 +14,20 @@ import pytest
 from cycle_runs import Ended, journal_of, run_by_probes, summary_of, without_times
 
 from cotune.api import try_prompt
-from cotune.bundle import load
+from cotune.bundle import load, predict_stream
+from cotune.bundle.calibration import Calibration
+from cotune.bundle.collect import Collector
 from cotune.bundle.export.command import export_bundle
 from cotune.bundle.load import check_probe
 from cotune.bundle.manifest import read_manifest
+from cotune.bundle.serve.predict import row_answer
 from cotune.bundle.serve.shelf import Shelf
 from cotune.config.task import Task
 from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import InputError
+from cotune.evaluate.stats.conformal import threshold
 from cotune.model.adapters.slots import BASE
 
 if TYPE_CHECKING:
@@ -89,9 +94,9 @@ def test_the_bundle_answers_as_the_test_did(journeys: Path) -> None:
     answers = predictor.predict(rows)
     assert answers == [row["answers"]["best_tuned"] for row in told] and all(map(predictor.output.fits, answers))
     assert [predictor.predict(row)[0] for row in rows[:2]] == answers[:2]
-    assert predictor.predict(rows[:1], probabilities=True)[0].probabilities == {}
     states, log_probs = predictor.states(rows[:3])
-    assert states.shape == (3, predictor.model.width) and log_probs.shape == (3, len(predictor.labels))
+    assert states.shape == (3, predictor.model.width) and predictor.fields is not None
+    assert list(predictor.fields.judged(log_probs, [row["ask"] for row in rows[:3]]).outputs) == answers[:3]
     served = next(iter(Shelf([predictor]).served.values()))
     assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
 
@@ -100,6 +105,7 @@ def test_a_text_may_be_empty_of_words_or_longer_than_the_model_reads(journeys: P
     predictor = load(journeys, threads=1, dtype="float32")
     answers = predictor.predict(["\u200b", "go to cat 7 " * 2000, "\ue0f0cat \ue0f1 <|im_end|>"], probabilities=True)
     assert all(predictor.output.fits(one.answer) for one in answers)
+    assert all(0 <= share <= 1 for one in answers for share in (one.confidence or 0, *one.probabilities.values()))
     assert [one.truncated for one in answers] == [False, True, False]
     # Its copy shows more of the text than the prompt does.
     assert predictor.shortened({"ask": "go to cat 7 " * 2000}) is None
@@ -116,16 +122,76 @@ def test_a_probe_that_reads_rows_is_refused_for_tags(journeys: Path, tmp_path: P
         check_probe(model, replace(manifest, adapter_id=other), journeys)
 
 
-def test_answers_without_probabilities_are_told_and_the_card_does_not_ask_for_any(bench: Bench, journeys: Path) -> None:
-    card = (journeys / "best" / "README.md").read_text(encoding="utf-8")
-    assert "--probabilities" not in card and "copies values from the text" in card
+def test_each_part_and_the_whole_answer_have_a_probability(bench: Bench, journeys: Path) -> None:
+    assert "--probabilities" in (journeys / "best" / "README.md").read_text(encoding="utf-8")
     rows = bench.folder / "asked.csv"
-    rows.write_text("ask\ngo to cow 3 and saw\n", encoding="utf-8")
-    ended = bench.commands.run("predict", str(journeys), str(rows), "--probabilities", "--out", str(rows.with_name("told.csv")))
-    assert ended.code == 0 and "copies values from the text, so there are no probabilities" in ended.stderr
-    assert rows.with_name("told.csv").read_text(encoding="utf-8").splitlines()[0] == "ask,answer"
-    ended = bench.commands.run("predict", str(journeys), str(rows), "--unsure", "0.1")
-    assert ended.code == 2 and "does not answer with labels" in ended.stderr
+    rows.write_text("ask\ngo to cow 3 and saw\ncome from pear 5\n", encoding="utf-8")
+    told = {name: rows.with_name(name) for name in ("told.csv", "local.csv", "told.jsonl")}
+    for name, path in told.items():
+        executor = ("--executor", "local") if name == "local.csv" else ()
+        ended = bench.commands.run("predict", str(journeys), str(rows), "--probabilities", "--out", str(path), *executor)
+        assert ended.code == 0 and "no probabilities" not in ended.stderr, ended.stderr
+    with told["told.csv"].open(encoding="utf-8") as file:
+        first = next(table := csv.DictReader(file))
+    parts = ["places[]", "day", 'way="from"', 'way="to"']
+    assert table.fieldnames == ["ask", "answer", "confidence", *(f"p({part})" for part in parts)]
+    assert told["local.csv"].read_text() == told["told.csv"].read_text()
+    line = json.loads(told["told.jsonl"].read_text(encoding="utf-8").splitlines()[0])
+    assert list(line["probabilities"]) == parts and line["confidence"] == float(first["confidence"])
+    assert 0 < line["confidence"] <= min(line["probabilities"]["places[]"], line["probabilities"]["day"]) <= 1
+    assert json.loads(first["answer"]) == line["answer"]
+
+
+def test_the_least_sure_rows_are_picked_and_printed(bench: Bench, journeys: Path, tmp_path: Path) -> None:
+    pool = tmp_path / "pool.csv"
+    pool.write_text("ask\n" + "".join(f"go to {place} {i} and {place}\n" for i, place in enumerate(_PLACES)), encoding="utf-8")
+    ended = bench.commands.run("label", str(journeys), str(pool), "--n", "3", "--by", "margin", "--json")
+    assert ended.code == 0, ended.stderr
+    rows = json.loads(ended.stdout)["rows"]
+    found = load(journeys, threads=1).predict([row["row"]["ask"] for row in rows], probabilities=True)
+    assert [row["guess"] for row in rows] == [json.loads(one.answer) for one in found] and len(rows) == 3
+    shares = [row["confidence"] for row in rows]
+    assert shares == sorted(shares) == pytest.approx([one.confidence for one in found], abs=0.01)
+    ended = bench.commands.run("label", str(journeys), str(pool), "--out", str(tmp_path / "more.csv"))
+    assert ended.code == 2 and "--json prints the picked rows" in ended.stderr
+
+
+def test_a_row_is_left_open_by_the_confidence_of_wrong_answers(bench: Bench, journeys: Path, tmp_path: Path) -> None:
+    kept = json.loads((journeys / "best" / "metrics.json").read_text(encoding="utf-8"))["conformal"]
+    assert kept["n"] == len(kept["scores"]) == summary_of(journeys)["n"]["dev"]
+    assert kept["scores"] == sorted(kept["scores"]) and kept["scores"][0] >= 0 and kept["scores"][-1] <= 1
+    told = json.loads((journeys / "test_rows.json").read_text(encoding="utf-8"))["rows"]
+    predictor = load(journeys, threads=1, dtype="float32")
+    rows, right = [row["input"] for row in told], np.array([row["right"]["best_tuned"] for row in told])
+    plain = predictor.predict(rows, probabilities=True)
+    confidence = np.array([one.confidence for one in plain])
+    assert [one["share"] for one in kept["test"]] == [0.1, 0.2]
+    for one in kept["test"]:
+        answered = confidence > threshold(np.array(kept["scores"]), one["share"])
+        assert one["n"] == len(told) and one["ci"][0] <= one["covered"] <= one["ci"][1]
+        assert (one["answered"], one["wrong"]) == pytest.approx((answered.mean(), (answered & ~right).mean()), abs=1e-6)
+    # A threshold between the rows leaves half of them open.
+    predictor.calibration = Calibration((*([0.0] * 8), float(np.median(confidence))))
+    found = predictor.predict(rows, probabilities=True, unsure=0.1)
+    opened = [one.answer is None for one in found]
+    assert opened == (confidence <= np.median(confidence)).tolist() and 0 < sum(opened) < len(rows)
+    assert [one.answer or one.possible[0] for one in found] == [one.answer for one in plain]
+    assert predictor.predict(rows, unsure=0.1) == [one.answer for one in found]
+    served = next(iter(Shelf([predictor], unsure=0.1).served.values()))
+    given = [row_answer(one, predictor.output) for one in served.sure.run(rows)]
+    assert [one.possible for one in given] == [list(one.possible) for one in found]
+    assert [one.confidence for one in given] == pytest.approx(confidence) and (given[0].value is None) == opened[0]
+    lines: list[str] = []
+    count = predict_stream(predictor, [json.dumps(row) for row in rows], lines.append, unsure=0.1)
+    assert count.open == sum(opened) and all(json.loads(line)["confidence"] <= 1 for line in lines)
+    collector = Collector(tmp_path / "kept", predictor)
+    collector.saw(rows)
+    collector.close()
+    stored = [json.loads(line) for line in (tmp_path / "kept" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["row"] for one in stored] == [row for row, left in zip(rows, opened, strict=True) if left]
+    assert [json.loads(one.possible[0]) for one in found if one.possible] == [one["answer"] for one in stored]
+    ended = bench.commands.run("predict", str(journeys), "--input", rows[0]["ask"], "--unsure", "0.5", "--json")
+    assert ended.code == 0 and set(json.loads(ended.stdout)) == {"answer", "confidence", "possible", "probabilities"}
 
 
 def test_commands_predict_evaluate_try_and_export(bench: Bench, journeys: Path, tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def row_answer(found: Answered, output: Output) -> RowAnswer:
         value=None if one.answer is None else _sayable(output.kind.plain_value(one.answer)),
         possible=list(one.possible),
         probabilities=one.probabilities,
+        confidence=one.confidence,
         truncated=one.truncated,
         ended=one.ended,
     )

@@ -200,16 +200,18 @@ class RowAnswer(BaseModel):
     """A row's answer.
 
     ``value`` is the parsed answer: a number, a JSON value, or the label or text itself; null if it cannot be parsed.
-    ``probabilities`` has every label, and is empty for generated answers and those with copied values. ``truncated`` says
-    whether the row's text was too long and was cut at its end; ``ended`` whether a generated answer ended by itself. If the
-    server runs with ``--unsure``, ``answer`` is null for a row that the model cannot decide, and ``possible`` lists its
-    possible labels.
+    ``probabilities`` has every label, or the parts of a JSON answer, and is empty for generated answers. ``confidence`` is the
+    probability that a whole JSON answer is right, and null for others. ``truncated`` says whether the row's text was too long
+    and was cut at its end; ``ended`` whether a generated answer ended by itself. If the server runs with ``--unsure``,
+    ``answer`` is null for a row that the model cannot decide, and ``possible`` lists its possible labels, or the likeliest
+    JSON.
     """
 
     answer: str | None
     value: Any
     possible: list[str] = []
     probabilities: dict[str, float]
+    confidence: float | None = None
     truncated: bool
     ended: bool
 

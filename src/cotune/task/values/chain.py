@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+ARRAYS = ("chain.follows", "chain.further", "chain.bias", "chain.scales")
+"""Names of a chain's arrays in a file."""
 _NEVER = -1e9
 
 
@@ -45,10 +47,18 @@ class Chain:
         """Number of parts."""
         return len(self.bias) - 1
 
+    def scores(self, tables: Floats) -> tuple[Floats, Floats]:
+        """Scores of the words alone, given log-probabilities ``[..., 1 + parts + 2]``.
+
+        ``[..., 1 + parts]`` in no part or as a part's first word, and ``[..., parts]`` as a further word.
+        """
+        of_parts, kind = self.scales[0] * tables[..., :-2] + self.bias, self.scales[1] * tables[..., -2:]
+        return of_parts + kind[..., :1], (of_parts + kind[..., 1:] + self.further)[..., 1:]
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Its arrays by their names in a file."""
-        parts = {"follows": self.follows, "further": self.further, "bias": self.bias, "scales": np.array(self.scales)}
-        return {f"chain.{name}": part.astype(np.float32) for name, part in parts.items()}
+        parts = (self.follows, self.further, self.bias, np.array(self.scales))
+        return {name: part.astype(np.float32) for name, part in zip(ARRAYS, parts, strict=True)}
 
     @classmethod
     def read(cls, arrays: Mapping[str, NDArray[Any]]) -> Chain:
@@ -58,8 +68,7 @@ class Chain:
             KeyError: one is missing.
             ValueError: they do not fit together.
         """
-        names = ("follows", "further", "bias", "scales")
-        follows, further, bias, scales = (arrays[f"chain.{name}"].astype(np.float64) for name in names)
+        follows, further, bias, scales = (arrays[name].astype(np.float64) for name in ARRAYS)
         size = len(bias)
         if follows.shape != (size, size) or further.shape != (size,) or scales.shape != (2,) or size < 2:
             raise ValueError("the arrays of its chain do not fit together")
@@ -79,9 +88,8 @@ def likeliest(tables: Sequence[Floats], chain: Chain) -> list[NDArray[np.int64]]
     padded = np.zeros((most, rows, parts + 3))
     for row, table in enumerate(tables):
         padded[: len(table), row] = table
-    of_parts = chain.scales[0] * padded[..., :-2] + chain.bias
-    first, more = of_parts + chain.scales[1] * padded[..., -2:-1], of_parts + chain.scales[1] * padded[..., -1:] + chain.further
-    more[..., 0] = _NEVER
+    first, own = chain.scores(padded)
+    more = np.concatenate([np.full((most, rows, 1), _NEVER), own], axis=-1)
     before = np.zeros((most, rows, 1 + parts), dtype=np.int64)
     inside = np.zeros((most, rows, 1 + parts), dtype=bool)
     ends = np.zeros((rows, 1 + parts))

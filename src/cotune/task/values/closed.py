@@ -25,6 +25,21 @@ _MOST_RANGE = 24
 """Maximum number of whole numbers between two bounds that count as values, as of an inferred enumeration."""
 
 
+@dataclass(frozen=True, eq=False)
+class FieldAnswers:
+    """Answers with probabilities.
+
+    Attributes:
+        outputs: the answers.
+        shares: ``[rows, shown]`` probabilities of what :attr:`AnswerFields.shown` names.
+        confidence: ``[rows]`` probability that the whole answer is right; None for answers that can be nearly right.
+    """
+
+    outputs: tuple[str, ...]
+    shares: NDArray[np.float64]
+    confidence: NDArray[np.float64] | None
+
+
 class AnswerFields(Protocol):
     """Fields with a few values each, by which an answer is read off hidden states instead of being generated.
 
@@ -53,6 +68,15 @@ class AnswerFields(Protocol):
 
     def answers(self, log_probs: NDArray[np.float64], texts: Sequence[str]) -> tuple[str, ...]:
         """The outputs of rows with these texts, given ``[states, values]`` log-probabilities of :attr:`names`, row by row."""
+        ...
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Names of what has a probability in an answer: values, or parts of which one value is answered."""
+        ...
+
+    def judged(self, log_probs: NDArray[np.float64], texts: Sequence[str]) -> FieldAnswers:
+        """The outputs of :meth:`answers`, with probabilities."""
         ...
 
 
@@ -199,6 +223,22 @@ class ClosedFields:
     def answers(self, log_probs: NDArray[np.float64], texts: Sequence[str] = ()) -> tuple[str, ...]:
         """The outputs with the likeliest value of each field, given ``[rows, values]`` log-probabilities."""
         return tuple(json_text(self._root.written(iter(self.values(places)))) for places in self.chosen(log_probs).tolist())
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """All values."""
+        return self.names
+
+    def judged(self, log_probs: NDArray[np.float64], texts: Sequence[str] = ()) -> FieldAnswers:
+        """The outputs with the probabilities of all values."""
+        return FieldAnswers(self.answers(log_probs), np.exp(log_probs), self.confidence(log_probs))
+
+    def confidence(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``[rows]`` probability that all fields are right: the product of the probabilities of the chosen values."""
+        if not self.fields:
+            return np.ones(len(log_probs))
+        found: NDArray[np.float64] = np.exp(np.take_along_axis(log_probs, self.chosen(log_probs), axis=1).sum(axis=1))
+        return np.minimum(found, 1.0)
 
     def chosen(self, log_probs: NDArray[np.float64]) -> NDArray[np.int64]:
         """``[rows, fields]`` places of the likeliest values.

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.task.values.closed import FieldAnswers
 from cotune.task.values.number import number_in, number_text
 
 MOST_THRESHOLDS = 16
@@ -65,6 +66,15 @@ class Scale:
         """The mean of each row's distribution as text, given ``[rows, 2 x thresholds]`` log-probabilities of :attr:`names`."""
         numbers = self.levels[0] + np.exp(log_probs[:, 1::2]) @ np.diff(self.levels)
         return tuple(number_text(Decimal(f"{number:.{self.decimals}f}")) for number in numbers.tolist())
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Both sides of each threshold."""
+        return self.names
+
+    def judged(self, log_probs: NDArray[np.float64], texts: Sequence[str] = ()) -> FieldAnswers:
+        """The answers with the probabilities of both sides of each threshold."""
+        return FieldAnswers(self.answers(log_probs), np.exp(log_probs), None)
 
     def suits(self, outputs: Sequence[str]) -> bool:
         """Whether other labelled numbers have about this distribution: no part is empty, or has four times its share."""

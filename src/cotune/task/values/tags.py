@@ -30,6 +30,7 @@ from cotune.task.values.closed import (
     ClosedField,
     ClosedFields,
     CopiedField,
+    FieldAnswers,
     Node,
     closed_fields,
     node_of,
@@ -40,6 +41,7 @@ from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
 from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
+from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
@@ -72,7 +74,7 @@ class Tags:
     schemas: tuple[Mapping[str, Any], ...] = field(repr=False)
     closed: ClosedFields
     _root: Node = field(repr=False)
-    chain: Chain | None = None
+    chain: Chain | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -127,32 +129,55 @@ class Tags:
 
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
-        starts = np.cumsum([0, *(len(words_of(text)) + 1 for text in texts)])
-        answers: list[str] = []
+        return tuple(output for part in self._parts(log_probs, texts) for output, _ in self._answered(*part))
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        """The copied parts, whose probability is that of what is answered; then the values of closed fields."""
+        return (*(one.name for one in self.copied), *self.closed.names)
+
+    def judged(self, log_probs: Floats, texts: Sequence[str]) -> FieldAnswers:
+        """The outputs with the probability that a copied part has exactly the answered words, if any, and no others.
+
+        The whole output is right with the probability of that of all copied parts together, times those of the closed values.
+        """
+        outputs: list[str] = []
+        shares, confidence = [np.zeros((0, len(self.shown)))], [np.zeros(0)]
+        for tables, closed, some in self._parts(log_probs, texts):
+            found = list(self._answered(tables, closed, some))
+            alone, together = posteriors(tables, [spans for _, spans in found], self._chain)
+            outputs += [output for output, _ in found]
+            shares.append(np.concatenate([alone, np.exp(closed)], axis=1))
+            confidence.append(together * self.closed.confidence(closed))
+        return FieldAnswers(tuple(outputs), np.concatenate(shares), np.concatenate(confidence))
+
+    def _parts(self, log_probs: Floats, texts: Sequence[str]) -> Iterator[tuple[list[Floats], Floats, Sequence[str]]]:
+        """Some rows at a time: the log-probabilities of each one's tags and of all their closed values, and their texts."""
+        tables, ends = self.tables(log_probs, texts), np.cumsum([len(words_of(text)) + 1 for text in texts], dtype=np.int64)
+        closed = log_probs[ends - 1, 3 + len(self.copied) :]
         for first in range(0, len(texts), _AT_ONCE):
-            ends = starts[first : first + _AT_ONCE + 1]
-            answers += self._answers(log_probs[ends[0] : ends[-1]], ends - ends[0], texts[first : first + _AT_ONCE])
-        return tuple(answers)
+            some = slice(first, first + _AT_ONCE)
+            yield tables[some], closed[some], texts[some]
 
-    def _answers(self, log_probs: Floats, starts: NDArray[np.int64], texts: Sequence[str]) -> Iterator[str]:
-        """The answers of some rows, whose states begin at ``starts``, which also has their end."""
-        first_closed = 3 + len(self.copied)
-        closed = np.zeros((len(texts), 0), dtype=np.int64)
-        if self.closed.fields:
-            closed = self.closed.chosen(log_probs[starts[1:] - 1, first_closed:])
-        tables = self.tables(log_probs, texts)
-        paths = likeliest(tables, self.chain or Chain.flat(len(self.copied)))
-        for text, table, path, chosen in zip(texts, tables, paths, closed.tolist(), strict=True):
-            yield json_text(self._root.written(self._values(text, table, path, chosen)))
+    @property
+    def _chain(self) -> Chain:
+        return self.chain or Chain.flat(len(self.copied))
 
-    def _values(self, text: str, table: Floats, path: NDArray[np.int64], closed: Sequence[int]) -> Iterator[Any]:
-        """A row's values of all fields in the schema's order."""
-        spans, chosen, number = spans_of(path, len(self.copied)), iter(self.closed.values(closed)), 0
-        for one in self._root.fields(""):
-            if isinstance(one, ClosedField):
-                yield next(chosen)
-                continue
-            number += 1
+    def _answered(
+        self, tables: Sequence[Floats], closed: Floats, texts: Sequence[str]
+    ) -> Iterator[tuple[str, dict[int, list[tuple[int, int]]]]]:
+        """The outputs of some rows, and where the values of each part stand; parts count from 1."""
+        chosen = self.closed.chosen(closed) if self.closed.fields else np.zeros((len(texts), 0), dtype=np.int64)
+        paths = likeliest(tables, self._chain)
+        for text, table, path, places in zip(texts, tables, paths, chosen.tolist(), strict=True):
+            found = self._found(text, table, path)
+            spans = {part: [(first, last) for first, last, _ in own] for part, own in found.items()}
+            yield json_text(self._root.written(self._values(found, places))), spans
+
+    def _found(self, text: str, table: Floats, path: NDArray[np.int64]) -> dict[int, list[tuple[int, int, Any]]]:
+        """First word, last word and value of each part's values in a row; parts count from 1."""
+        spans, answered = spans_of(path, len(self.copied)), {}
+        for number, one in enumerate(self.copied, 1):
             own, fits = spans[number], self._fits[number - 1]
             if one.most == 1 and not one.within[1]:
                 # The clearest first, of which the first that fits is taken.
@@ -162,11 +187,23 @@ class Tags:
                 lead = table[:, number] - table[:, 0]
                 likeliest = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
                 found = list(islice(_read(text, likeliest, one.type, fits), 1))
-            values = [value for _, value in found]
+            # A list's objects are counted over all of their kinds.
+            answered[number] = found if one.within[1] or self.schemas[number - 1].get("uniqueItems") else found[: one.most]
+        return answered
+
+    def _values(self, found: Mapping[int, Sequence[tuple[int, int, Any]]], closed: Sequence[int]) -> Iterator[Any]:
+        """A row's values of all fields in the schema's order."""
+        chosen, number = iter(self.closed.values(closed)), 0
+        for one in self._root.fields(""):
+            if isinstance(one, ClosedField):
+                yield next(chosen)
+                continue
+            number += 1
+            values = [value for _, _, value in found[number]]
             if self.schemas[number - 1].get("uniqueItems"):
                 values = list(dict.fromkeys(values))
             # The objects of a list are sorted by their places.
-            yield found if one.within[1] else values
+            yield [(first, value) for first, _, value in found[number]] if one.within[1] else values
 
     @property
     def needs_validator(self) -> bool:
@@ -199,7 +236,8 @@ def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField
     closed = ClosedFields(tuple(one for one in fields if isinstance(one, ClosedField)), root)
     found = Tags(parts, tuple(schemas[one.path, one.given] for one in parts), closed, root)
     # Names with dots may give two parts one path.
-    return found if parts and len(found.names) == len(set(found.names)) <= MOST_VALUES else None
+    alike = len(found.shown) > len(set(found.shown)) or len(found.names) > len(set(found.names))
+    return found if parts and not alike and len(found.names) <= MOST_VALUES else None
 
 
 @dataclass
@@ -457,13 +495,15 @@ def _at(value: Any, path: str) -> Any:
     return ABSENT
 
 
-def _read(text: str, spans: Iterable[tuple[int, int]], type_: str, fits: Callable[[Any], bool]) -> Iterator[tuple[int, Any]]:
-    """The first word and the value of words that are a value of a type and fit."""
+def _read(
+    text: str, spans: Iterable[tuple[int, int]], type_: str, fits: Callable[[Any], bool]
+) -> Iterator[tuple[int, int, Any]]:
+    """First word, last word and value of words that are a value of a type and fit."""
     words = words_of(text)
     for first, last in spans:
         value = _typed(text[words[first][0] : words[last][1]], type_)
         if value is not None and fits(value):
-            yield first, value
+            yield first, last, value
 
 
 def _units(text: str, type_: str) -> list[tuple[int, int]]:
