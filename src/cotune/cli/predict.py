@@ -237,7 +237,7 @@ def _answer_file(
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.
         kind = ".jsonl"
-    form = {"nested": kind in JSON_LINES, "typed": kind not in SEPARATED}
+    form: dict[str, Any] = {"nested": kind in JSON_LINES, "typed": kind not in SEPARATED, "columns": manifest.output_columns}
     asked = askable(checked)
     workers: dict[str, Any] = {}
     unlike = ""
@@ -277,8 +277,10 @@ def _answer_file(
         return
     note = f"{counted(answers.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
-    if (column := next(iter(answers.added))) != "answer":
-        tell(f"The rows have a column 'answer' already, so the answers are in {column!r}.", err=True)
+    names = manifest.output_columns if manifest.output_columns and not form["nested"] else ("answer",)
+    for name, column in zip(names, answers.added, strict=False):
+        if column != name:
+            tell(f"The rows have a column {name!r} already, so the answers are in {column!r}.", err=True)
     if workers:
         tell_summary(workers, unlike=unlike)
     if options["unsure"] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,41 @@ def test_commands_predict_evaluate_try_and_export(bench: Bench, journeys: Path, 
     assert try_prompt(journeys, "What is asked? {ask}\nJSON:").to_json()
     with pytest.raises(InputError, match="copies values"):
         export_bundle(journeys, tmp_path / "out", "merged")
+
+
+def test_several_output_columns_are_answered_in_columns(bench: Bench, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in write_rows(bench.folder / "journeys.jsonl").read_text(encoding="utf-8").splitlines()]
+    sheet = bench.folder / "spread.csv"
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ask", "way", "Travel day"])
+        writer.writerows([row["ask"], row["answer"]["way"], row["answer"].get("day", "")] for row in rows)
+    out = bench.folder / "spread"
+    settings = ("--output", "Travel day", "search.max_cycles=1")
+    ended = run_by_probes(bench, sheet, ("ask", "way"), out, *settings, budget="200ktok")
+    assert ended.code == 0, ended.stderr
+    assert "the values of 'Travel day' are copied from the text" in ended.stdout
+    manifest = read_manifest(out / "best")
+    assert manifest.output_columns == ("way", "Travel day")
+    asked, told = tmp_path / "new.csv", tmp_path / "told.csv"
+    asked.write_text("ask,Travel day\ngo to cow 3 and saw on day 2,\n,\ncome from pear 5,\n", encoding="utf-8")
+    ended = bench.commands.run("predict", str(out), str(asked), "--out", str(told))
+    assert ended.code == 0 and "have a column 'Travel day' already, so the answers are in 'Travel day_2'" in ended.stderr
+    with told.open(encoding="utf-8", newline="") as file:
+        answered = list(csv.DictReader(file))
+    assert list(answered[0]) == ["ask", "Travel day", "way", "Travel day_2", "error"]
+    assert [row["way"] for row in answered][1] == "" and {answered[0]["way"], answered[2]["way"]} <= {"to", "from"}
+    ended = bench.commands.run("predict", str(out), str(asked), "--out", str(told.with_suffix(".jsonl")))
+    nested = [json.loads(line)["answer"] for line in told.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+    for row, value in zip(answered, nested, strict=True):
+        assert (row["way"], row["Travel day_2"]) == ((value or {}).get("way", ""), (value or {}).get("Travel day", ""))
+    for table, score in ((sheet, 0.4), (bench.folder / "journeys.jsonl", None)):
+        ended = bench.commands.run("evaluate", str(out), str(table), "--json")
+        if score is None:
+            assert ended.code == 2 and "there is no column 'way, Travel day', which the bundle names" in ended.stderr
+        else:
+            assert ended.code == 0 and json.loads(ended.stdout)["score"] > score, ended.stderr
+    assert try_prompt(out, "What is asked? {ask}\nJSON:").to_json()
 
 
 def test_a_run_may_start_from_such_a_bundle(bench: Bench, journeys: Path) -> None:
