@@ -10,7 +10,6 @@ from pydantic_core import PydanticCustomError
 
 from cotune.config.types import Count, Name, Number, Section
 from cotune.errors import InputError
-from cotune.task.output_columns import joined_name
 
 
 def _one_or_more(value: Any) -> Any:
@@ -22,6 +21,8 @@ def _one_name(value: Any) -> Any:
     """Convert a list of output columns to the name of the column that joins them."""
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
         return value
+    from cotune.task.output_columns import joined_name
+
     try:
         return joined_name(value)
     except InputError as error:

@@ -78,7 +78,8 @@ def with_joined(
     Args:
         types: type of the cells of each column; a cell that cannot be read as it stays a text.
         empty: whether a row without any value becomes an object without properties instead of a blank cell.
-        asked_by, option: for the error, as in :meth:`Table.need`.
+        asked_by: what requires the columns, for errors.
+        option: command line option that names others, for errors.
 
     Raises:
         InputError: one of the columns is missing, or a cell has a value that JSON cannot express.
