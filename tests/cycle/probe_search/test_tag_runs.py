@@ -122,6 +122,8 @@ def test_answers_without_probabilities_are_told_and_the_card_does_not_ask_for_an
     ended = bench.commands.run("predict", str(journeys), str(rows), "--probabilities", "--out", str(rows.with_name("told.csv")))
     assert ended.code == 0 and "copies values from the text, so there are no probabilities" in ended.stderr
     assert rows.with_name("told.csv").read_text(encoding="utf-8").splitlines()[0] == "ask,answer"
+    ended = bench.commands.run("predict", str(journeys), "--input", "go to cow 3", "--probabilities")
+    assert ended.code == 0 and "copies values from the text, so there are no probabilities" in ended.stderr
     ended = bench.commands.run("predict", str(journeys), str(rows), "--unsure", "0.1")
     assert ended.code == 2 and "does not answer with labels" in ended.stderr
 
@@ -156,10 +158,12 @@ def test_several_output_columns_are_answered_in_columns(bench: Bench, tmp_path: 
     assert "the values of 'Travel day' are copied from the text" in ended.stdout
     manifest = read_manifest(out / "best")
     assert manifest.output_columns == ("way", "Travel day")
+    pools = [event["value"]["proposals"] for event in journal_of(out) if event["kind"] == "pool"]
+    assert pools and "way travel day" not in json.dumps(pools).lower(), "the list of columns is no noun"
     asked, told = tmp_path / "new.csv", tmp_path / "told.csv"
     asked.write_text("ask,Travel day\ngo to cow 3 and saw on day 2,\n,\ncome from pear 5,\n", encoding="utf-8")
     ended = bench.commands.run("predict", str(out), str(asked), "--out", str(told))
-    assert ended.code == 0 and "have a column 'Travel day' already, so the answers are in 'Travel day_2'" in ended.stderr
+    assert ended.code == 0 and "have a column 'Travel day' already, so the answers are in 'Travel day_2'." in ended.stderr
     with told.open(encoding="utf-8", newline="") as file:
         answered = list(csv.DictReader(file))
     assert list(answered[0]) == ["ask", "Travel day", "way", "Travel day_2", "error"]
