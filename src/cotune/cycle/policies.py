@@ -80,10 +80,11 @@ def _advise_probes(context: RunContext) -> None:
             "nearly right (metric=r2, spearman or 'within 5%') they are read off hidden states in a fraction of the time"
         )
     if output.fields is None and (found := _obstacles(task)):
+        # A note apart, because a long one is cut.
+        tell(f"the JSON is generated, because {found}")
         tell(
-            f"the JSON is generated, because {found}. If each part has few values (output.schema: enum, or minimum "
-            "and maximum) or is written as it stands in the text, in the same letter case, all is read off hidden states in a "
-            "fraction of the time; a part that cannot be is better left out"
+            "if each part has few values (output.schema: enum, or minimum and maximum) or is written as it stands in the text, "
+            "in the same letter case, all is read off hidden states in a fraction of the time; leave out a part that cannot be"
         )
 
 

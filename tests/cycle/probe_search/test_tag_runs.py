@@ -20,6 +20,7 @@ from cotune.bundle.load import check_probe
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
 from cotune.config.task import Task
+from cotune.cycle import policies
 from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
 from cotune.cycle.probe_search.heuristics import HEURISTICS
@@ -29,6 +30,7 @@ from cotune.model.adapters.slots import BASE
 if TYPE_CHECKING:
     from conftest import Bench
 
+_OPEN = {"type": "object", "properties": {part: {"type": "string"} for part in ("to", "by", "at", "of")}}
 _PLACES = ("pear", "cat", "saw", "cow", "mouse", "river", "tower")
 
 
@@ -229,6 +231,22 @@ def test_rows_with_more_words_than_fit_into_memory_are_left_out() -> None:
     assert most(500, 12, 576) == 500
     assert most(5000, 120, 576) == 506 and most(5000, 120, 2048) == 142
     assert most(5000, 1001, 4096) == HEURISTICS.least_rows, "some rows are needed"
+
+
+def test_a_run_names_three_parts_that_cannot_be_copied_and_how_to_change_it() -> None:
+    values = [{part: f"{part.title()} {place.title()}" for part in ("to", "by", "at", "of")} for place in _PLACES * 6]
+    rows = [{"text": f"{i} " + " and ".join(one.values()).lower(), "answer": one} for i, one in enumerate(values)]
+    notes: list[str] = []
+    context: Any = SimpleNamespace(
+        task=Task.from_rows(rows, input="text", output="answer", type="json", schema=_OPEN),
+        journal=SimpleNamespace(tell=notes.append),
+    )
+    policies._advise_probes(context)
+    why, advice = notes
+    known = len(context.task.train) + len(context.task.dev)
+    assert f"'to' may have many values, of which 0 of {known} stand in the text as they are written" in why
+    assert f"; {known} in another letter case)" in why and why.endswith("; and so on for 1 part more")
+    assert "'at'" in why and "'of'" not in why and "in the same letter case" in advice and len(advice) < 400
 
 
 @pytest.mark.parametrize(("positions", "limit"), [(None, 1024), (4096, 1024), (1500, 750)])
