@@ -110,6 +110,8 @@ def test_flags_answer_the_questions_and_odd_names_are_quoted(sheet: Path) -> Non
         ((), "--yes"),
         (("--yes", "--output", "quue"), "did you mean 'queue'"),
         (("--yes", "--output", "Customer message"), "both input and answer"),
+        (("--yes", "--output", "queue", "--output", "Customer message"), "'Customer message' is both input and answer"),
+        (("--yes", "--output", "queue", "--output", "chanel"), "did you mean 'channel'"),
         (("--yes", "--budget", "soon"), "not a budget"),
         (("--yes", "--out", "task.json"), "task files"),
     ],
@@ -148,6 +150,18 @@ def test_a_terminal_is_asked_three_questions_and_asked_again_where_no_column_fit
     assert all(question in err for question in ("Input column", "Output column", "Budget")) and "'quue'" in err
     config = load_config(Path("task.yaml"))
     assert (list(config.data.input), config.data.output, config.budget) == (["Customer message"], "urgent", "5m")
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_several_output_columns_are_a_list(sheet: Path, asks: bool) -> None:
+    if asks:
+        code, _, err = typed("init", sheet, keys=b"\nqueue, urgent\n5m\n")
+    else:
+        code, _, err = call("init", sheet, "--yes", "--output", "queue", "--output", "urgent")
+    assert code == 0, err
+    text = Path("task.yaml").read_text()
+    assert "output: [queue, urgent] " in text and "output: {type: json}" in text and "Check output.type" not in err
+    assert load_config(Path("task.yaml")).data.output == "queue, urgent"
 
 
 def test_a_good_task_file_is_not_replaced_by_one_that_a_run_refuses(sheet: Path) -> None:

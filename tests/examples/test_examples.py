@@ -8,6 +8,7 @@ import zipfile
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from cotune.cli.example import copy_example, examples_folder
 from cotune.config import load_config
 from cotune.config.task import Task
 from cotune.errors import InputError
+from cotune.task.values.tags import values_in_texts
 from tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("routing", "spam", "support")
+NAMES = ("courier", "routing", "spam", "support")
 
 
-def rows_of(folder: Path) -> dict[str, list[dict[str, str]]]:
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found = {}
     for name in ("train", "test"):
         text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
@@ -34,17 +36,22 @@ def rows_of(folder: Path) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def text_of(row: dict[str, str]) -> str:
-    return " ".join(value for key, value in row.items() if key != "label")
+def text_of(row: dict[str, Any]) -> str:
+    return " ".join(value for key, value in row.items() if key not in ("label", "order"))
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """The label, or the closed field of an answer in JSON."""
+    return str(row["label"] if "label" in row else row["order"]["wants"])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_enough_mixed_and_unlike_each_other(name: str) -> None:
     rows = rows_of(examples_folder() / name)
     assert len(rows["train"]) >= 120 and len(rows["test"]) >= 60
-    assert {row["label"] for row in rows["train"]} == {row["label"] for row in rows["test"]}
+    assert {label_of(row) for row in rows["train"]} == {label_of(row) for row in rows["test"]}
     for part in rows.values():
-        labels = [row["label"] for row in part]
+        labels = [label_of(row) for row in part]
         assert sum(one != other for one, other in pairwise(labels)) > len(labels) / 3
     texts = [text_of(row) for part in rows.values() for row in part]
     assert all(text == text.strip() and not re.search(r"[\r\n\t]", text) for text in texts)
@@ -71,6 +78,35 @@ def test_the_page_states_origin_licence_counts_and_rows(name: str) -> None:
     assert jaccard_matrix([text_of(row) for part in rows.values() for row in part]).max() < 0.2
 
 
+def test_values_of_the_courier_stand_in_the_messages_and_hardly_recur() -> None:
+    folder = examples_folder() / "courier"
+    rows, page = rows_of(folder), (folder / "README.md").read_text(encoding="utf-8")
+    task = Task.from_config(load_config(folder / "task.yaml"))
+    standing = values_in_texts(task.output.schema, *zip(*((r.output, r.text) for r in (*task.train, *task.dev)), strict=True))
+    assert [one.path for one in task.output.copied] == list(standing)
+    assert set(standing) == {"name", "from", "to", "day", "time", "items[]", "kilos"}
+    assert all(one.found >= 0.99 * one.values for one in standing.values())
+    for field in ("name", "from", "to", "kilos"):
+        values = [str(row["order"][field]).lower() for part in rows.values() for row in part if field in row["order"]]
+        assert len(set(values)) == len(values), field
+    for split, part in rows.items():
+        assert Counter(label_of(row) for row in part).most_common(1)[0][1] < 0.55 * len(part), split
+        for field in ("name", "from", "to", "day", "time", "kilos"):
+            assert 0 < sum(field not in row["order"] for row in part) < len(part), field
+    assert "written for this project, not collected" in page and "Apache-2.0" in page
+    counts = {
+        split: Counter(key for row in part for key, value in row["order"].items() if value) for split, part in rows.items()
+    }
+    for field in counts["train"]:
+        assert re.search(rf"\| `{field}` \| [^|]+ \| {counts['train'][field]} \| {counts['test'][field]} \|", page), field
+    messages = {row["message"]: row["order"] for part in rows.values() for row in part}
+    quoted = re.findall(r"^\| [^|`]+ \| ([^|]+) \| `(\w+)`: ([^|]+) \|$", page, flags=re.MULTILINE)
+    assert len(quoted) >= 5
+    for message, field, value in quoted:
+        right = messages[message].get(field, "none")
+        assert (", ".join(right) if isinstance(right, list) else str(right)) == value, message
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_copied_example_is_a_task_without_warnings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -86,7 +122,7 @@ def test_a_copied_example_is_a_task_without_warnings(name: str, tmp_path: Path, 
 
 def test_what_is_no_example_or_in_the_way_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="'routing', 'spam', 'support'"):
+    with pytest.raises(InputError, match="'courier', 'routing', 'spam', 'support'"):
         copy_example("spma")
     (tmp_path / "spam").write_text("mine")
     with pytest.raises(InputError, match="another file here is called spam"):

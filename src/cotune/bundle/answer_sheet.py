@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import checked_row
 from cotune.errors import RowError
+from cotune.task.output_columns import cells_of
 from cotune.task.reading.read import Sheet
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
@@ -22,9 +23,9 @@ class SheetAnswers:
     """Answers to the rows of a file.
 
     Attributes:
-        added: new columns: ``answer``; with ``unsure`` also ``possible``, the possible answers of an undecided row;
-            ``confidence`` of JSON answers; ``probabilities`` or one column per name; ``truncated`` and ``error`` if any row has
-            one. A number is added to a name that the file already has.
+        added: new columns: ``answer``, or one for each of several output columns; with ``unsure`` also ``possible``, what an
+            undecided row may be; ``confidence`` of JSON answers; ``probabilities`` or one column per name; ``truncated``
+            and ``error`` if any row has one. A number is added to a name that the file already has.
         answered: number of rows that the model answered, undecided ones included.
         truncated: number of these whose text was too long and was cut.
         errors: errors of the other rows.
@@ -72,6 +73,7 @@ def answer_sheet(
     unsure: float | None = None,
     nested: bool = False,
     typed: bool = True,
+    columns: Sequence[str] = (),
     batch: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SheetAnswers:
@@ -86,6 +88,7 @@ def answer_sheet(
         nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
             probabilities are one column per name and JSON answers are texts.
         typed: whether a cell can contain a number or a truth value; otherwise labels are written as in the training rows.
+        columns: the output columns, if there are several; unless ``nested``, each gets its part of the answer.
         progress: called with the number of rows done, after each batch.
 
     Raises:
@@ -103,6 +106,7 @@ def answer_sheet(
     if ended is not None:
         told += [ended] * (len(asked) - len(told))
     options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested, "typed": typed}
+    options["columns"] = columns
     answers = sheet_answers(told, predictor.output, sheet, checked, **options)
     if not answers.answered:
         raise ended or answers.errors[0]
@@ -124,6 +128,7 @@ def sheet_answers(
     unsure: float | None,
     nested: bool,
     typed: bool,
+    columns: Sequence[str] = (),
 ) -> SheetAnswers:
     """Convert answers to the rows of :func:`askable`, in their order, to columns; arguments as for :func:`answer_sheet`."""
     rows: list[Prediction | RowError] = []
@@ -137,6 +142,9 @@ def sheet_answers(
 
     own: Callable[[str], Any] = output.told if nested else output.own if typed else str
     added = {"answer": column(lambda one: None if one.answer is None else own(one.answer))}
+    if columns and not nested:
+        parts = column(lambda one: None if one.answer is None else cells_of(output.value(one.answer), columns))
+        added = {name: [None if cells is None else cells[name] for cells in parts] for name in columns}
     possible = column(lambda one: [own(label) for label in one.possible] or None)
     if unsure is not None:
         added["possible"] = possible

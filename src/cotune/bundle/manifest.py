@@ -17,6 +17,7 @@ from cotune.files import content_hash, expanded, file_sha256, inside, load_json
 from cotune.probe.readout import PROBE
 from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
+from cotune.task.output_columns import listed_columns
 from cotune.task.reading.cells import has_half_character
 from cotune.task.values.closed import AnswerFields
 from cotune.task.values.label_type import LABEL_TYPES, LabelType
@@ -124,6 +125,12 @@ class Manifest:
     def has_adapter(self) -> bool:
         """Whether its folder has the weights of a PEFT adapter, and not only a probe."""
         return not set(ADAPTER_FILES).isdisjoint(self.files)
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """The columns that the training rows had instead of one of JSON objects; empty if they had one output column."""
+        columns, properties = listed_columns(self.output_field), (self.output.schema or {}).get("properties", {})
+        return columns if properties and properties.keys() <= {*columns} else ()
 
     @property
     def named_metric(self) -> str | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.unfinished import stored_answers
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.evaluate.scoring import judged, score_interval
 from cotune.evaluate.shares import PartScores, confusions, field_scores, label_scores
 from cotune.evaluate.stats.intervals import Interval
@@ -21,6 +21,7 @@ from cotune.task.answered import Answered
 from cotune.task.assemble import Source, examples_from, with_style
 from cotune.task.example import Example, groups_of
 from cotune.task.metrics.metric import Metric, metric_for
+from cotune.task.output_columns import EMPTY, joins, types_of, with_joined
 from cotune.task.reading.field_names import with_fields, with_headers
 from cotune.task.reading.table import Table
 from cotune.task.values.output import Output
@@ -110,7 +111,15 @@ class LabelledRows:
             InputError: a column is missing, a cell has the wrong type, no row is left, or the metric does not fit.
         """
         judge = _metric(manifest, metric)
-        table = with_headers(table, (column or manifest.output_field, group))
+        name, remarks = column or manifest.output_field, []
+        if joins(table, name):
+            asked_by = "" if column else "the bundle"
+            table = with_joined(table, name, types_of(manifest.output.schema), empty=True, asked_by=asked_by)
+            if nothing := sum(row.get(name) == EMPTY for row in table.rows):
+                remarks = [
+                    f"In {counted(nothing, 'row')} all output columns are blank: the right answer is that there is no value."
+                ]
+        table = with_headers(table, (name, group))
         table = with_fields(table, {name: name for name in manifest.input_fields})
         # The group's column may be an input too, which is now called as its field is.
         group = next((name for name in manifest.input_fields if table.header(name) == group), group)
@@ -120,7 +129,7 @@ class LabelledRows:
             dev=None,
             test=None,
             input_fields=manifest.input_fields,
-            output_field=column or manifest.output_field,
+            output_field=name,
             group=group,
             type=output.type,
             on_blank="skip",
@@ -137,7 +146,7 @@ class LabelledRows:
                 hint=f"Fill the columns {', '.join(map(table.header, (*manifest.input_fields, source.output_field)))}.",
             )
         canonical = tuple(Example(row.id, row.fields, output.canonical(row.output), row.group) for row in rows)
-        return cls(canonical, len(table) - len(rows), judge, tuple(finding.message for finding in styled))
+        return cls(canonical, len(table) - len(rows), judge, (*remarks, *(finding.message for finding in styled)))
 
 
 def score_rows(

@@ -160,9 +160,8 @@ def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
     try:
         value = decode_json(text, finite=True)
     except ValueError as error:
-        raise InputError(
-            f"the line is not JSON ({error})", where=where, hint=f"Write each line like {example_row(input_fields)}."
-        ) from error
+        hint = f"Write each line like {example_row(input_fields)}, or name a CSV file: cotune predict BUNDLE rows.csv."
+        raise InputError(f"the line is not JSON ({error})", where=where, hint=hint) from error
     row = value if isinstance(value, dict) else {input_fields[0]: value}
     try:
         return row, checked_row(value, input_fields, where), where

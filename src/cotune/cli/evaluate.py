@@ -33,7 +33,9 @@ def evaluate(
     rows: Annotated[
         str, typer.Argument(metavar="ROWS", help="Labelled rows: CSV, TSV, JSONL, Parquet or hf://owner/name[:split].")
     ],
-    output: Annotated[str | None, option("COLUMN", "Column of the right answers. (default: that of the training rows)")] = None,
+    output: Annotated[
+        list[str] | None, option("COLUMN", "Column of the right answers. (default: that or those of the training rows)")
+    ] = None,
     metric: Annotated[str | None, option("METRIC", "Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")] = None,
     group: Annotated[str | None, option("COLUMN", "Column whose equal values mark rows that depend on each other.")] = None,
     batch: Batch = 64,
@@ -52,10 +54,12 @@ def evaluate(
         from cotune.bundle.manifest import bundle_folder, read_manifest
         from cotune.bundle.scored import LabelledRows, score_rows
         from cotune.bundle.seen import seen_rows
+        from cotune.task.output_columns import joined_name
         from cotune.task.reading.read import read_table
 
     bundle = bundle_folder(bundle)
-    labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=output, metric=metric, group=group)
+    column = joined_name(output) if output else None
+    labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=column, metric=metric, group=group)
     for remark in labelled.remarks:
         tell(remark, err=True)
     seen = seen_rows(bundle, labelled.rows)

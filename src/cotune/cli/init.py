@@ -26,7 +26,9 @@ _METRIC = "metric to report, by default the accuracy of labels; label tasks on a
 def init(
     data: Annotated[Path, typer.Argument(metavar="ROWS", help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
     input: Annotated[list[str] | None, option("COLUMN", "Input column; may be given several times.")] = None,
-    output: Annotated[str | None, option("COLUMN", "Column of the right answers.")] = None,
+    output: Annotated[
+        list[str] | None, option("COLUMN", "Column of the right answers; several become the properties of JSON answers.")
+    ] = None,
     budget: Annotated[str | None, option("BUDGET", "Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd.")] = None,
     out: Annotated[Path, option("FILE", "The task file to write.")] = Path("task.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and accept all guesses.")] = False,
@@ -43,6 +45,7 @@ def init(
     from cotune.files import check_ending, check_place, write_text
     from cotune.task.assemble import guessed_type
     from cotune.task.columns import guess_columns
+    from cotune.task.output_columns import joined_name, joins, types_in, with_joined
     from cotune.task.reading.read import read_table
 
     check_ending(out, (".yaml", ".yml"), "task files")
@@ -69,25 +72,35 @@ def init(
         table.need(name, nested=True, several=True)
     question = "input column, or several separated by commas"
     inputs = input or _columns(_answer(question, None, guessed_input, check_inputs, asks=asks), table)
-    answers = _answer("output column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
-    if answers in inputs:
-        raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
+
+    def check_outputs(text: str) -> None:
+        for name in _columns(text, table):
+            table.need(name, nested=True)
+
+    given = joined_name(output) if output else None
+    answers = _answer("output column, or several separated by commas", given, guessed_output, check_outputs, asks=asks)
+    outputs = _columns(answers, table)
+    if same := next((name for name in outputs if name in inputs), None):
+        raise InputError(f"{same!r} is both input and answer", where=str(data), hint="Name another column with --output.")
+    if joins(table, answers):
+        table = with_joined(table, answers, types_in(table, answers), empty=True)
     spent = _answer("budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
-    text = task_file(data, table, inputs, answers, spent, out)
+    text = task_file(data, table, inputs, outputs, spent, out)
     # A run must accept the file, which may replace a good one.
     config = config_from_text(text, out)
     write_text(out, text)
     if as_json:
-        echo_json({"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent})
+        answered = answers if len(outputs) == 1 else outputs
+        echo_json({"out": str(out), "name": config.name, "input": inputs, "output": answered, "budget": spent})
         return
     guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]
     if guesses and not asks:
         name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
-        unused = [column for column in table.columns if column not in (*inputs, answers)]
+        unused = [column for column in table.columns if column not in (*inputs, *outputs, answers)]
         others = f" Not used: {shown_names(unused)}." if unused else ""
         tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).{others}")
     # The file names the guessed type, so a run no longer reports doubts about it.
-    for finding in guessed_type(table, answers)[1]:
+    for finding in guessed_type(table, answers)[1] if len(outputs) == 1 else ():
         tell(f"Check output.type: {finding.message}.")
     tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
@@ -122,17 +135,19 @@ def _columns(text: str, table: Table) -> list[str]:
     return [text] if text in table.columns else [name.strip() for name in text.split(",")]
 
 
-def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budget: str, out: Path) -> str:
+def task_file(data: Path, table: Table, inputs: Sequence[str], outputs: Sequence[str], budget: str, out: Path) -> str:
     """The text of a task file, with comments on the most frequently changed settings.
 
     Raises:
         InputError: every row lacks an input or the output.
     """
     from cotune.config.read import task_name
+    from cotune.task.output_columns import joined_name
     from cotune.task.reading.field_names import fields_for
     from cotune.task.reading.yaml_names import yaml_list, yaml_name
     from cotune.task.values.kinds.registry import guess_type
 
+    output = joined_name(outputs)
     # Paths in the file are relative to its folder.
     place, folder = data.absolute(), out.absolute().parent
     train = place.relative_to(folder) if place.is_relative_to(folder) else place
@@ -150,7 +165,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     kind, why = guess_type(whole)
     blank = len(table) - len(whole)
     first = fields_for(inputs, table.columns)[0]
-    read = yaml_name(inputs[0]) if len(inputs) == 1 else yaml_list(inputs)
+    read, answered = (yaml_name(names[0]) if len(names) == 1 else yaml_list(names) for names in (inputs, outputs))
     lines = [
         ("# A task for cotune. All keys: docs/configuration.md", ""),
         (f"name: {yaml_name(task_name(str(data)))}", ""),
@@ -158,7 +173,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         (f"  train: {yaml_name(str(train))}", f"{len(whole):,} labelled rows; some are held out for dev and for the test"),
         ("  # test: test.csv", "test rows with the same columns, if you have some"),
         (f"  input: {read}", "input column, or a list of several: [subject, text]"),
-        (f"  output: {yaml_name(output)}", "the right answers"),
+        (f"  output: {answered}", "the right answers; of several columns a list: [name, date]"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; guessed: {why}"),
         (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd"),

@@ -26,13 +26,14 @@ from cotune.cli.program import (
     tell,
 )
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
-from cotune.errors import InputError, counted, shortened
+from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cotune.bundle import Predictor
+    from cotune.bundle.manifest import Manifest
     from cotune.executor import Choice
 
 
@@ -106,6 +107,10 @@ def predict(
             )
         for text in input:
             _check_no_file(text, bundle)
+        if probabilities:
+            from cotune.bundle.manifest import bundle_folder, read_manifest
+
+            _note_probabilities(read_manifest(bundle_folder(bundle)))
         _answer_texts(load(), input, **options, as_json=as_json)
         return
     if rows is not None and from_file:
@@ -141,6 +146,12 @@ def _left_open(count: int, size: int) -> str:
         return f"None of {counted(size, 'row')} left open."
     answers, they = ("its answer is", "it") if count == 1 else ("their answers are", "each")
     return f"{count:,} of {counted(size, 'row')} left open: {answers} empty, and possible holds what {they} may be."
+
+
+def _note_probabilities(manifest: Manifest) -> None:
+    """Say why the answers have no probabilities, if they have none."""
+    if not manifest.shown:
+        tell("The bundle generates its answers, so there are no probabilities to add.", err=True)
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
@@ -234,13 +245,13 @@ def _answer_file(
     sheet = read_sheet(rows)
     manifest = read_manifest(bundle_folder(bundle))
     checked = check_sheet(sheet, manifest.input_fields)
-    if options["probabilities"] and not manifest.shown:
-        tell("The bundle generates its answers, so there are no probabilities to add.", err=True)
+    if options["probabilities"]:
+        _note_probabilities(manifest)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.
         kind = ".jsonl"
-    form = {"nested": kind in JSON_LINES, "typed": kind not in SEPARATED}
+    form: dict[str, Any] = {"nested": kind in JSON_LINES, "typed": kind not in SEPARATED, "columns": manifest.output_columns}
     asked = askable(checked)
     workers: dict[str, Any] = {}
     unlike = ""
@@ -280,8 +291,11 @@ def _answer_file(
         return
     note = f"{counted(answers.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
-    if (column := next(iter(answers.added))) != "answer":
-        tell(f"The rows have a column 'answer' already, so the answers are in {column!r}.", err=True)
+    names = manifest.output_columns if manifest.output_columns and not form["nested"] else ("answer",)
+    if renamed := {name: column for name, column in zip(names, answers.added, strict=False) if column != name}:
+        kind = "a column" if len(renamed) == 1 else "columns"
+        there = f"The rows have {kind} {shown_names(renamed)} already"
+        tell(f"{there}, so the answers are in {shown_names(renamed.values())}.", err=True)
     if workers:
         tell_summary(workers, unlike=unlike)
     if options["unsure"] is not None:

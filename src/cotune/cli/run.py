@@ -28,7 +28,8 @@ _QUOTED = '--input "Customer message"'
 
 @app.command(
     epilog="Examples:\n\n  cotune run --example spam --budget 2m\n"
-    "  cotune run tickets.csv --input text --output label --budget 5m\n  cotune run task.yaml --budget 10m --out runs/mine\n"
+    "  cotune run tickets.csv --input text --output label --budget 5m\n"
+    "  cotune run calls.csv --input text --output name --output date\n  cotune run task.yaml --budget 10m --out runs/mine\n"
     "  cotune run task.yaml tune.rank=8 limit.train=500 tracking=mlflow\n"
     "  cotune run new.csv --from runs/mine --replay old.csv\n  cotune run task.yaml --executor processes --workers 4\n"
     "  cotune run task.yaml --executor ray:auto --storage s3://bucket/runs"
@@ -46,7 +47,10 @@ def run(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the task file, such as tune.rank=8.")
     ] = None,
     input: Annotated[list[str] | None, option("COLUMN", "Input column; may be given several times.", panel=_ROWS)] = None,
-    output: Annotated[str | None, option("COLUMN", "Column of the right answers.", panel=_ROWS)] = None,
+    output: Annotated[
+        list[str] | None,
+        option("COLUMN", "Column of the right answers; several become the properties of JSON answers.", panel=_ROWS),
+    ] = None,
     budget: Annotated[
         str | None, option("BUDGET", "Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd. (default: 10m)")
     ] = None,
@@ -73,7 +77,7 @@ def run(
     ] = None,
     replay: Annotated[str | None, option("ROWS", "Rows of that run, to train on them again.", panel=_EARLIER)] = None,
     example: Annotated[
-        str | None, option("NAME", "Copy an example into this folder and run it: spam, routing or support.")
+        str | None, option("NAME", "Copy an example into this folder and run it: spam, routing, support or courier.")
     ] = None,
     finish: Annotated[
         bool,
@@ -120,7 +124,7 @@ def run(
     elif task is None:
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example spam.")
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
-    config = _config_of(task, settings, dict(named), input or [], output)
+    config = _config_of(task, settings, dict(named), input or [], output or [])
     from cotune.files import read_text, slug
 
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
@@ -168,29 +172,30 @@ def run(
         print_verdict({**summary, "out": str(folder), "command": typed}, out_console())
 
 
-def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: list[str], output: str | None) -> RunConfig:
+def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: list[str], outputs: list[str]) -> RunConfig:
     """The config of a task file or of bare rows; ``options`` are settings with an option, None if it is not given."""
     from cotune.config import config_from_data, load_config
+    from cotune.task.output_columns import joined_name
 
-    if output is not None and output in inputs:
+    if same := next((name for name in outputs if name in inputs), None):
         raise InputError(
-            f"--input and --output name the same column, {output!r}",
+            f"--input and --output name the same column, {same!r}",
             where="command line",
             hint="Name the column of the right answers with --output.",
         )
-    _check_quotes(task, settings, {"--input": inputs, "--output": [output] if output else []})
+    _check_quotes(task, settings, {"--input": inputs, "--output": outputs})
     settings = [*settings, *(f"{name}={value}" for name, value in options.items() if value is not None)]
     if Path(task).suffix.lower() in (".yaml", ".yml"):
-        if inputs or output:
+        if inputs or outputs:
             raise InputError(
                 "--input and --output are for a file of rows, not for a task file",
                 where=task,
                 hint="Set data.input and data.output there.",
             )
         return load_config(Path(task), settings)
-    if options["start"] is None and not (inputs and output):
-        raise _columns_unsaid(task, inputs, output)
-    return config_from_data(task, input=inputs or None, output=output, overrides=settings)
+    if options["start"] is None and not (inputs and outputs):
+        raise _columns_unsaid(task, inputs, outputs)
+    return config_from_data(task, input=inputs or None, output=joined_name(outputs) if outputs else None, overrides=settings)
 
 
 def _searched(config: RunConfig, folder: Path, *, quiet: bool, as_json: bool, **options: Any) -> dict[str, Any]:
@@ -247,7 +252,7 @@ def _copied(example: str, *, quiet: bool) -> str:
     return str(task)
 
 
-def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> InputError:
+def _columns_unsaid(source: str, inputs: list[str], outputs: list[str]) -> InputError:
     """The error for rows without given columns; it lists the columns and suggests a command."""
     from cotune.task.columns import guess_columns
     from cotune.task.reading.read import read_table
@@ -255,7 +260,7 @@ def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> Input
     table = read_table(source)
     guessed_input, guessed_output = guess_columns(table)
     named = [("--input", name) for name in inputs or [guessed_input or "COLUMN"]]
-    named.append(("--output", output or guessed_output or "COLUMN"))
+    named += [("--output", name) for name in outputs or [guessed_output or "COLUMN"]]
     command = " ".join(["cotune run", shlex.quote(source), *(f"{option} {shlex.quote(name)}" for option, name in named)])
     return InputError(
         "the columns to use are not given",

@@ -9,11 +9,24 @@ from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
 from cotune.config.types import Count, Name, Number, Section
+from cotune.errors import InputError
 
 
 def _one_or_more(value: Any) -> Any:
     """Convert a single column name to a tuple."""
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _one_name(value: Any) -> Any:
+    """Convert a list of output columns to the name of the column that joins them."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) and name for name in value):
+        return value
+    from cotune.task.output_columns import joined_name
+
+    try:
+        return joined_name(value)
+    except InputError as error:
+        raise PydanticCustomError("columns", "{what}", {"what": error.what}) from None
 
 
 class DataConfig(Section):
@@ -24,7 +37,7 @@ class DataConfig(Section):
         dev: rows to choose on; None cuts them from ``train``.
         test: rows for the final test; None cuts them from ``train``.
         input: names of the input columns.
-        output: name of the output column: labels, texts, numbers or JSON.
+        output: name of the output column: labels, texts, numbers or JSON; of several columns their names, joined by commas.
         group: column whose equal values mark rows that must stay in one split.
         on_blank: rows with a blank input or output: an error (``error``), or left out and counted (``skip``).
         replay: rows of the run that made the bundle in ``start``, to learn from again.
@@ -38,7 +51,7 @@ class DataConfig(Section):
     replay: Name | None = None
     replay_ratio: Annotated[Number, Field(gt=0)] = 1.0
     input: Annotated[tuple[Name, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
-    output: Name
+    output: Annotated[Name, BeforeValidator(_one_name)]
     group: Name | None = None
     on_blank: Literal["error", "skip"] = "error"
     unlabelled: Name | None = None

@@ -13,6 +13,7 @@ from cotune.files import absolute
 from cotune.task.assemble import OnBlank, Source, assemble
 from cotune.task.columns import guess_columns
 from cotune.task.known import Known
+from cotune.task.output_columns import joined_name, listed_columns
 from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.read import read_table
 from cotune.task.reading.table import Table, table_from_rows
@@ -89,7 +90,7 @@ class Task(_Task):
         frame: Any,
         *,
         input: str | Sequence[str] | None = None,
-        output: str | None = None,
+        output: str | Sequence[str] | None = None,
         dev: Any = None,
         test: Any = None,
         group: str | None = None,
@@ -110,8 +111,8 @@ class Task(_Task):
         Args:
             frame: the labelled rows.
             input: column or columns that the model reads; None takes those of ``start``, else ``input``.
-            output: column of the labels, texts, numbers or JSON values that are right; None takes that of ``start``, else
-                ``output``.
+            output: column of the labels, texts, numbers or JSON values that are right; several columns are the properties of
+                JSON objects. None takes that of ``start``, else ``output``.
             dev: rows to choose on; None cuts them from ``frame``.
             test: rows for the final test; None cuts them from ``frame``.
             group: column whose equal values mark rows that must stay in one split.
@@ -172,7 +173,7 @@ class Task(_Task):
         rows: Iterable[Any],
         *,
         input: str | Sequence[str] | None = None,
-        output: str | None = None,
+        output: str | Sequence[str] | None = None,
         dev: Iterable[Any] | None = None,
         test: Iterable[Any] | None = None,
         replay: Iterable[Any] | None = None,
@@ -185,7 +186,7 @@ class Task(_Task):
         """
         bundle = None if start is None else _Bundle(start)
         input_fields, output_field = _columns(input, output, bundle)
-        columns = (*input_fields, output_field)
+        columns = (*input_fields, *(listed_columns(output_field) if _several(output) else (output_field,)))
         train = _named(rows, columns, "train")
         if bundle is None:
             _check_defaults(train, input, output)
@@ -238,23 +239,29 @@ def _asked_by(start: str) -> Mapping[str, str]:
         return {}
 
 
-def _columns(input: str | Sequence[str] | None, output: str | None, bundle: _Bundle | None) -> tuple[tuple[str, ...], str]:
+def _several(output: object) -> bool:
+    return isinstance(output, Iterable) and not isinstance(output, str)
+
+
+def _columns(
+    input: str | Sequence[str] | None, output: str | Sequence[str] | None, bundle: _Bundle | None
+) -> tuple[tuple[str, ...], str]:
     """The named columns, else those of the bundle to start from, else ``input`` and ``output``."""
     single = isinstance(input, str) or not isinstance(input, Iterable)
     names: list[Any] = [] if input is None else [input] if single else [*input]
-    names += [] if output is None else [output]
+    names += [] if output is None else [*output] if _several(output) else [output]
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise InputError(
             f"{wrong[0]!r} is not a column's name",
             where="input, output",
-            hint="Give a text, such as output='label'; input may also be a list of them.",
+            hint="Give a text, such as output='label', or a list of them.",
         )
     usual = (("input",), "output") if bundle is None or (input is not None and output is not None) else bundle.columns
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
-    return input_fields, usual[1] if output is None else output
+    return input_fields, usual[1] if output is None else output if isinstance(output, str) else joined_name(tuple(output))
 
 
-def _check_defaults(table: Table, input: str | Sequence[str] | None, output: str | None) -> None:
+def _check_defaults(table: Table, input: str | Sequence[str] | None, output: str | Sequence[str] | None) -> None:
     """Refuse rows that lack a column ``input`` or ``output`` which the user did not name; the error suggests columns."""
     if all(given is not None or name in table.columns for name, given in (("input", input), ("output", output))):
         return

@@ -13,7 +13,7 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.result import SearchResult
-from cotune.errors import InputError, shortened, shown_names
+from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.task.values.closed import open_parts
@@ -21,7 +21,7 @@ from cotune.task.values.tags import obstacles, values_in_texts
 
 S = TypeVar("S", bound=SearchResult)
 MOST_OPEN = 3
-"""Maximum number of obstacles that a run names; with more, the JSON can hardly be read off hidden states."""
+"""Maximum number of obstacles that a run names; of more it says how many."""
 
 
 class SearchPolicy(Protocol[S]):
@@ -85,19 +85,22 @@ def _advise_probes(context: RunContext) -> None:
             "nearly right (metric=r2, spearman or 'within 5%') they are read off hidden states in a fraction of the time"
         )
     if output.fields is None and (found := _obstacles(task)):
+        # A note apart, because a long one is cut.
+        tell(f"the JSON is generated, because {found}")
         tell(
-            f"the JSON is generated, because {found}. If each part has few values (output.schema: enum, or minimum "
-            "and maximum) or is written as it stands in the text, all is read off hidden states in a fraction of the time"
+            "if each part has few values (output.schema: enum, or minimum and maximum) or is written as it stands in the text, "
+            "in the same letter case, all is read off hidden states in a fraction of the time; leave out a part that cannot be"
         )
 
 
 def _obstacles(task: Task) -> str:
-    """What keeps JSON from being read off hidden states; empty if it is nothing, or too much to name, and for other outputs."""
+    """What keeps JSON from being read off hidden states; empty if it is nothing, and for other outputs."""
     if not task.output.kind.nested_cells:
         return ""
     rows = (*task.train, *task.dev)
     found = obstacles(task.output.schema, [row.output for row in rows], [row.text for row in rows])
-    return "; ".join(found) if len(found) <= MOST_OPEN else ""
+    more = [f"and so on for {counted(len(found) - MOST_OPEN, 'part')} more"] if len(found) > MOST_OPEN else []
+    return "; ".join([*found[:MOST_OPEN], *more])
 
 
 def _listed(task: Task) -> list[str]:
@@ -118,7 +121,9 @@ def _tell_copied(context: RunContext) -> None:
     values = sum(one.values for one in standing.values())
     lost = values - sum(one.found for one in standing.values())
     example = shortened(next((one.missing for one in standing.values() if one.missing), ""), 40)
-    but = f"; {lost:,} of {values:,} do not stand there as they are written (such as {example!r})" if lost else ""
+    cased = sum(one.cased for one in standing.values())
+    case = f", {cased:,} of these only by their letter case" if cased else ""
+    but = f"; {lost:,} of {values:,} do not stand there as they are written (such as {example!r}){case}" if lost else ""
     context.journal.tell(f"the values of {names} are copied from the text, word by word{but}")
 
 

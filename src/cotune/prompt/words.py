@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from cotune.task.output_columns import listed_columns
 from cotune.task.task import Task
 
 LabelStyle = Literal["human", "capital", "lower", "raw"]
@@ -100,9 +101,10 @@ def item_noun(task: Task) -> str:
 
 
 def kind_noun(task: Task) -> str:
-    """A noun for the output, from the output field's name; the output kind's own noun if the name is generic."""
+    """A noun for the output, from the output field's name; the output kind's own if the name is generic or lists columns."""
     name = _plain(task.output_field).lower()
-    return task.output.kind.noun if not name or name in _PLAIN_KINDS else name
+    generic = not name or name in _PLAIN_KINDS or listed_columns(task.output_field)
+    return task.output.kind.noun if generic else name
 
 
 def fill_nouns(text: str, task: Task) -> str:

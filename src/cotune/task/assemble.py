@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from cotune.errors import InputError, counted, shortened
+from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import METRICS, Metric, metric_for
+from cotune.task.output_columns import EMPTY, NOT_JSON, NOT_JSON_HINT, joins, listed_columns, types_in, types_of, with_joined
 from cotune.task.reading.cells import column_of, has_half_character
 from cotune.task.reading.field_names import RESERVED, field_names, fields_for, with_fields, with_headers
 from cotune.task.reading.table import Table
@@ -35,6 +36,7 @@ OnBlank = Literal["error", "skip"]
 """Handling of rows with a blank input or output."""
 _MANY_COMMAS = 0.1
 """Share of outputs with a decimal comma above which a warning says that they are not read as numbers."""
+_NAME_ONCE = "Name each column once."
 _NEARLY_ALL = 0.9
 """Share of outputs of one kind above which a warning names the first of another kind."""
 _LIKE_MISSING = frozenset({"nan", "na", "<na>", "n/a", "#n/a", "null", "none"})
@@ -106,6 +108,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
         InputError: a column is missing, a cell is empty or of another type, a label unknown, there are too few rows or labels,
             or the metric is unknown or does not fit.
     """
+    source, joined = _with_output_columns(source)
     source, renamed = _with_fields(source)
     _check_request(source)
     source = _with_truth_values(source)
@@ -163,7 +166,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     read |= replay.counts
     checks = DataChecks((), read)
     if source.checked:
-        also = (*guess, *renamed, *styled, *missing, *blank, *_shown_lists(source), *replay.findings)
+        also = (*guess, *joined, *renamed, *styled, *missing, *blank, *_shown_lists(source), *replay.findings)
         checks = check_data(train, dev, sealed, labels, removed=removed, counts=read, also=also)
     columns = (source.input_fields, source.output_field)
     description = output.to_json() if output.kind.written else output.labels
@@ -309,11 +312,7 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
     spelled = spelled_as(known)
     for index in table.nested.get(source.output_field, ()):
         if table.rows[index].get(source.output_field) is None:
-            raise InputError(
-                "the cell holds a value that JSON cannot express",
-                where=table.where(index, source.output_field),
-                hint="Give null, texts, truth values, dates, numbers without NaN and infinity, or lists and objects of these.",
-            )
+            raise InputError(NOT_JSON, where=table.where(index, source.output_field), hint=NOT_JSON_HINT)
     examples = []
     for index, row in enumerate(table.rows):
         fields = {name: table.shown(index, name) or "" for name in source.input_fields}
@@ -341,6 +340,38 @@ def _tables(source: Source) -> tuple[Table, ...]:
 def _each_table(source: Source, change: Callable[[Table], Table]) -> Source:
     dev, test, replay = (None if table is None else change(table) for table in (source.dev, source.test, source.replay))
     return replace(source, train=change(source.train), dev=dev, test=test, replay=replay)
+
+
+def _with_output_columns(source: Source) -> tuple[Source, tuple[Finding, ...]]:
+    """The source with several output columns joined to one of JSON objects, and a finding about rows without any value."""
+    name, columns = source.output_field, listed_columns(source.output_field)
+    if not joins(source.train, name):
+        return source, ()
+    if doubled := next((column for column in columns if column in source.input_fields or columns.count(column) > 1), None):
+        raise InputError(f"the column {doubled!r} is named twice", where="data.input, data.output", hint=_NAME_ONCE)
+    if source.labels is not None or source.type not in (None, "json"):
+        raise InputError(
+            f"the output columns {shown_names(columns)} are the properties of JSON objects, which are not of type "
+            f"{source.type or 'label'}",
+            where="output.type",
+            hint="Leave output.type and output.labels out, or name one output column.",
+        )
+    types = {**types_in(source.train, name), **types_of(source.schema)}
+    asked_by, option = source.asked_by.get(name, ""), source.options.get(name, "")
+    empty = source.on_blank == "error"
+
+    def join(table: Table) -> Table:
+        if not joins(table, name):
+            return table
+        return with_joined(table, name, types, empty=empty, asked_by=asked_by, option=option)
+
+    source = replace(_each_table(source, join), type="json")
+    count = sum(row.get(name) == EMPTY for table in (source.train, source.dev) if table is not None for row in table.rows)
+    message = (
+        f"in {counted(count, 'row')} all output columns are blank, so the right answer there is that there is no value; "
+        "data.on_blank=skip leaves such rows out"
+    )
+    return source, (Finding("empty_outputs", "warning", message, count),) if count else ()
 
 
 def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
@@ -429,9 +460,7 @@ def _check_request(source: Source) -> None:
             )
     columns = (*names, source.output_field)
     if doubled := [name for name, count in Counter(columns).items() if count > 1]:
-        raise InputError(
-            f"the column {doubled[0]!r} is named twice", where="data.input, data.output", hint="Name each column once."
-        )
+        raise InputError(f"the column {doubled[0]!r} is named twice", where="data.input, data.output", hint=_NAME_ONCE)
     for key, given, known in (("type", source.type or "label", KINDS), ("on_blank", source.on_blank, get_args(OnBlank))):
         if given not in known:
             raise InputError(f"{key} must be one of {', '.join(known)}, not {given!r}", where=key, hint=f"Correct {key}.")

@@ -23,6 +23,7 @@ from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.predict import row_answer
 from cotune.bundle.serve.shelf import Shelf
 from cotune.config.task import Task
+from cotune.cycle import policies
 from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
 from cotune.cycle.probe_search.heuristics import HEURISTICS
@@ -33,6 +34,7 @@ from cotune.model.adapters.slots import BASE
 if TYPE_CHECKING:
     from conftest import Bench
 
+_OPEN = {"type": "object", "properties": {part: {"type": "string"} for part in ("to", "by", "at", "of")}}
 _PLACES = ("pear", "cat", "saw", "cow", "mouse", "river", "tower")
 
 
@@ -210,6 +212,45 @@ def test_commands_predict_evaluate_try_and_export(bench: Bench, journeys: Path, 
         export_bundle(journeys, tmp_path / "out", "merged")
 
 
+def test_several_output_columns_are_answered_in_columns(bench: Bench, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in write_rows(bench.folder / "journeys.jsonl").read_text(encoding="utf-8").splitlines()]
+    sheet = bench.folder / "spread.csv"
+    with sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["ask", "way", "Travel day"])
+        writer.writerows([row["ask"], row["answer"]["way"], row["answer"].get("day", "")] for row in rows)
+    out = bench.folder / "spread"
+    settings = ("--output", "Travel day", "search.max_cycles=1")
+    ended = run_by_probes(bench, sheet, ("ask", "way"), out, *settings, budget="200ktok")
+    assert ended.code == 0, ended.stderr
+    assert "the values of 'Travel day' are copied from the text" in ended.stdout
+    manifest = read_manifest(out / "best")
+    assert manifest.output_columns == ("way", "Travel day")
+    pools = [event["value"]["proposals"] for event in journal_of(out) if event["kind"] == "pool"]
+    assert pools and "way travel day" not in json.dumps(pools).lower(), "the list of columns is no noun"
+    asked, told = tmp_path / "new.csv", tmp_path / "told.csv"
+    asked.write_text("ask,Travel day\ngo to cow 3 and saw on day 2,\n,\ncome from pear 5,\n", encoding="utf-8")
+    ended = bench.commands.run("predict", str(out), str(asked), "--out", str(told))
+    assert ended.code == 0 and "have a column 'Travel day' already, so the answers are in 'Travel day_2'." in ended.stderr
+    with told.open(encoding="utf-8", newline="") as file:
+        answered = list(csv.DictReader(file))
+    assert list(answered[0]) == ["ask", "Travel day", "way", "Travel day_2", "error"]
+    assert [row["way"] for row in answered][1] == "" and {answered[0]["way"], answered[2]["way"]} <= {"to", "from"}
+    ended = bench.commands.run("predict", str(out), str(asked), "--out", str(told.with_suffix(".jsonl")))
+    nested = [json.loads(line)["answer"] for line in told.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+    for row, value in zip(answered, nested, strict=True):
+        assert (row["way"], row["Travel day_2"]) == ((value or {}).get("way", ""), (value or {}).get("Travel day", ""))
+    ended = bench.commands.run("evaluate", str(out), str(bench.folder / "journeys.jsonl"))
+    assert ended.code == 2 and "there is no column 'way, Travel day', which the bundle names" in ended.stderr
+    scores = []
+    for columns in ((), ("--output", "Travel day", "--output", "way")):
+        ended = bench.commands.run("evaluate", str(out), str(sheet), *columns, "--json")
+        assert ended.code == 0, ended.stderr
+        scores.append(json.loads(ended.stdout)["score"])
+    assert scores[0] == scores[1] > 0.4
+    assert try_prompt(out, "What is asked? {ask}\nJSON:").to_json()
+
+
 def test_a_run_may_start_from_such_a_bundle(bench: Bench, journeys: Path) -> None:
     out = bench.folder / "journeys-on"
     ended = run(bench, out, "--from", str(journeys))
@@ -256,6 +297,22 @@ def test_rows_with_more_words_than_fit_into_memory_are_left_out() -> None:
     assert most(500, 12, 576) == 500
     assert most(5000, 120, 576) == 506 and most(5000, 120, 2048) == 142
     assert most(5000, 1001, 4096) == HEURISTICS.least_rows, "some rows are needed"
+
+
+def test_a_run_names_three_parts_that_cannot_be_copied_and_how_to_change_it() -> None:
+    values = [{part: f"{part.title()} {place.title()}" for part in ("to", "by", "at", "of")} for place in _PLACES * 6]
+    rows = [{"text": f"{i} " + " and ".join(one.values()).lower(), "answer": one} for i, one in enumerate(values)]
+    notes: list[str] = []
+    context: Any = SimpleNamespace(
+        task=Task.from_rows(rows, input="text", output="answer", type="json", schema=_OPEN),
+        journal=SimpleNamespace(tell=notes.append),
+    )
+    policies._advise_probes(context)
+    why, advice = notes
+    known = len(context.task.train) + len(context.task.dev)
+    assert f"'to' may have many values, of which 0 of {known} stand in the text as they are written" in why
+    assert f"; {known} in another letter case)" in why and why.endswith("; and so on for 1 part more")
+    assert "'at'" in why and "'of'" not in why and "in the same letter case" in advice and len(advice) < 400
 
 
 @pytest.mark.parametrize(("positions", "limit"), [(None, 1024), (4096, 1024), (1500, 750)])

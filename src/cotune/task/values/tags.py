@@ -248,12 +248,14 @@ class Standing:
         values: number of values.
         found: number of those that stand in their text.
         missing: one that does not; empty if all do.
+        cased: number of those that do not, but do in another letter case.
         blanks: what the outputs without a value have instead, with counts.
     """
 
     values: int = 0
     found: int = 0
     missing: str = ""
+    cased: int = 0
     blanks: Counter[Blank] = field(default_factory=Counter)
 
     @property
@@ -274,6 +276,7 @@ def values_in_texts(schema: Mapping[str, Any] | None, outputs: Sequence[str], te
             part = standing[one.path]
             part.values, part.found = part.values + len(own), part.found + len(own) - len(lost)
             part.missing = part.missing or next(iter(lost), "")
+            part.cased += sum(not found_in(text.lower(), [[value.lower()]])[1][0] for value in lost)
             if own:
                 empty.pop(one.path, None)
         for path, one in empty.items():
@@ -346,7 +349,8 @@ def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: S
         for one in own:
             if not one.enough or (not most and one.found < LEAST_COPIED * one.values):
                 share = f"{one.found:,} of {one.values:,} stand in the text as they are written"
-                found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r})")
+                cased = f"; {one.cased:,} in another letter case" if one.cased else ""
+                found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r}{cased})")
     return [*found, *(f"the object {path!r} may be missing" for path in _optional_objects(schema or {}))]
 
 
