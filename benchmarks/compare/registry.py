@@ -78,6 +78,7 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             Peer("majority", "majority", "majority.py", "majority", kinds=_MEASURED, small_model=False),
             Peer("tfidf", "TF-IDF + regression", "tfidf.py", "tfidf", kinds=_MEASURED, small_model=False),
             Peer("minilm_lr", "MiniLM + regression", "minilm_lr.py", "minilm_lr", kinds=_MEASURED, small_model=False),
+            Peer("crf", "CRF of word features", "crf.py", "crf", kinds=_WRITTEN, small_model=False),
             Peer("palp", "last-layer probe (PALP)", "palp.py", "palp"),
             Peer("zero_shot", "zero-shot words", "zero_shot.py", "zero_shot"),
             Peer("peft_lora", "PEFT LoRA classifier", "peft_lora.py", "peft_lora"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -303,6 +304,20 @@ def test_every_peer_has_its_script_and_pinned_requirements() -> None:
         assert all("==" in line for line in lines if line and not line.startswith("#")), name
     for peer in PEERS.values():
         compile((HERE / "peers" / peer.script).read_text(encoding="utf-8"), peer.script, "exec")
+
+
+def test_the_word_tagger_places_values_and_finds_their_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("crf_peer", HERE / "peers" / "crf.py")
+    assert spec is not None and spec.loader is not None
+    peer = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(HERE / "peers")
+    spec.loader.exec_module(peer)
+    values = list(peer.values_of({"to": "New York", "at": {"days": ["1", "12"]}}))
+    assert values == [(("to",), "New York"), (("at", "days"), "1"), (("at", "days"), "12")]
+    names = {path: ".".join(path) for path, _ in values}
+    tags, placed = peer.tags_of("12 to New York, not 1", values, names)
+    assert tags == ["B at.days", "O", "B to", "I to", "O", "O", "B at.days"] and placed == 3
+    assert peer.tags_of("York", values[:1], names) == (["O"], 0)
 
 
 def test_the_majority_peer_speaks_the_contract(tmp_path: Path) -> None:
