@@ -251,7 +251,7 @@ def test_input_columns_of_lists_are_shown_as_text_and_told() -> None:
     [
         ({"input": 3}, "3 is not a column's name"),
         ({"input": ["text", None]}, "None is not a column's name"),
-        ({"output": ["label"]}, r"\['label'\] is not a column's name"),
+        ({"output": ["label", 4]}, "4 is not a column's name"),
         ({"labels": "yes"}, "labels must be a list"),
         ({"limit": 500}, "limit must be a mapping"),
     ],

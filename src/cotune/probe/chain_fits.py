@@ -64,12 +64,23 @@ def fit_chain(tables: Sequence[Floats], tags: Sequence[NDArray[np.int64]], parts
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call]
+    threads = torch.get_num_threads()
+    # All products are small: several threads are slower, and 50 times slower while another program uses the processors.
+    torch.set_num_threads(1)
+    try:
+        with torch.enable_grad():
+            solver.step(closure)  # type: ignore[no-untyped-call]
+    finally:
+        torch.set_num_threads(threads)
     found = [one.detach().numpy() for one in learnt]
     if not all(np.isfinite(one).all() for one in found):
         return Chain.flat(parts)
     return Chain(found[0], found[1], found[2], (float(found[3][0]), float(found[3][1])))
+
+
+def fit_seconds(rows: int, words: int, parts: int) -> float:
+    """Expected seconds of a fit on a slow core, for rows of at most so many words."""
+    return min(words, MOST_WORDS) * (0.012 + 5e-6 * rows * (1 + parts))
 
 
 def _at(scores: Tensor, part: Tensor) -> Tensor:

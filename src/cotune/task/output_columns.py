@@ -16,14 +16,20 @@ from cotune.task.reading.table import Table
 from cotune.task.values.json_value import json_text, parse_json
 from cotune.task.values.label_type import LabelType, label_type, label_value
 
-CellType = Literal[LabelType, "json"]
+CellType = Literal[LabelType, "nested"]
 EMPTY = "{}"
 """The output of a row whose output columns are all blank."""
 NOT_JSON = "the cell holds a value that JSON cannot express"
 NOT_JSON_HINT = "Give null, texts, truth values, dates, numbers without NaN and infinity, or lists and objects of these."
 _MOST_DIGITS = 15
 """Longest whole number that is read as a number; longer ones are names, such as those of parcels."""
-_OF_SCHEMA: Mapping[str, CellType] = {"integer": "int", "number": "float", "boolean": "bool", "array": "json", "object": "json"}
+_OF_SCHEMA: Mapping[str, CellType] = {
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "array": "nested",
+    "object": "nested",
+}
 
 
 def joined_name(columns: Sequence[str]) -> str:
@@ -96,7 +102,7 @@ def with_joined(
             if nested and cell is None:
                 raise InputError(NOT_JSON, where=table.where(index, column), hint=NOT_JSON_HINT)
             if cell is not None and cell.strip():
-                kind = "json" if nested else types.get(column, "text")
+                kind = "nested" if nested else types.get(column, "text")
                 found[column] = _read(cell.strip(), kind)
         joined = json_text(found) if found else EMPTY if empty else None
         rows.append({**row, name: joined})
@@ -114,7 +120,7 @@ def _type_of(table: Table, column: str) -> CellType:
     if column in table.texts:
         return "text"
     if cells and all(cell[0] in "[{" and _is_json(cell) for cell in cells):
-        return "json"
+        return "nested"
     kind = label_type(cells)
     return "text" if kind == "int" and max(map(len, cells)) > _MOST_DIGITS else kind
 
@@ -128,7 +134,7 @@ def _is_json(cell: str) -> bool:
 
 
 def _read(cell: str, kind: CellType) -> Any:
-    if kind == "json":
+    if kind == "nested":
         return parse_json(cell) if _is_json(cell) else cell
     # A column of numbers with decimals may have whole ones.
     return label_value(cell, "int" if kind == "float" and label_type([cell]) == "int" else kind)

@@ -83,7 +83,6 @@ class LabelLoop:
 
     def _with_read_outs(self, search: LabelSearch) -> LabelSearch:
         """Judge the leading prompts of the first race, with names of labels, TF-IDF and chains where these are better."""
-        self.prices.saw_fits(search.base_race.read, search.base_race.fit_seconds)
         self.trials.use_chains(try_chains(self.context, search.best_frozen) if self.context.choosing.reads_words else None)
         self._judge_first(search)
         self._name_labels(search)
@@ -92,6 +91,7 @@ class LabelLoop:
 
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
         """Judge the seed prompt and the first race's winner on held-out rows, and choose between them."""
+        self.prices.saw_fits(search.base_race.read, search.base_race.fit_seconds)
         self._judge_frozen(search, search.seed, search.best_frozen)
         self._in_bundle = search.first
         return search
