@@ -1,7 +1,5 @@
 """Abstention of a bundle: conformal scores of held-out rows, which give a threshold for any error rate.
 
-For labels that is the threshold of label sets, for JSON that of a whole answer's confidence.
-
 A run stores the conformal scores (:mod:`cotune.evaluate.stats.conformal`) of its dev rows in ``metrics.json``. They come from
 the weights that won on dev, before they were trained on these rows as well, which the shipped weights often are. The guarantee
 of split conformal prediction therefore holds exactly for the weights that were evaluated on dev, and for the shipped ones if
@@ -27,10 +25,7 @@ CONFORMAL = "conformal"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Conformal scores of held-out rows, ascending.
-
-    For labels minus the log-probability of the right one, for JSON the confidence of wrong answers and 0 for right ones.
-    """
+    """Conformal scores of held-out rows: minus the log-probability of the right label, ascending."""
 
     scores: tuple[float, ...]
 

@@ -99,10 +99,10 @@ class Collector:
         self._like = list(like)[:: max(1, len(like) // _MOST_ROWS)][:_MOST_ROWS] if len(like) >= _LEAST_ROWS else []
         self._nearness: Nearness | None = None
         self._highest = None
-        if not predictor.can_be_undecided or (predictor.calibration is None and not self._like):
+        if not predictor.has_confidence or (predictor.calibration is None and not self._like):
             raise InputError(
                 "the bundle has no scores of held-out rows, and its training rows are not known"
-                if predictor.can_be_undecided
+                if predictor.has_confidence
                 else "rows are only collected for labels and for JSON that is not generated",
                 where="--collect",
                 hint="Serve the folder of such a run that was made by this version.",
@@ -177,7 +177,7 @@ class Collector:
             found = predictor.fields.judged(log_probs, [text_of(row) for row in rows])
             assert found.confidence is not None
             answers = [predictor.output.told(answer) for answer in found.outputs]
-            return answers, found.confidence, opened if highest is None else found.confidence <= highest
+            return answers, found.confidence, opened
         if highest is not None:
             opened = label_sets(log_probs, highest).sum(axis=1) > 1
         best = [predictor.labels[int(place)] for place in log_probs.argmax(axis=1)]

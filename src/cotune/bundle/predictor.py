@@ -62,9 +62,9 @@ class Prediction:
         truncated: whether the row's text was too long and was cut at its end.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
             length.
-        possible: if the answer is None, the possible labels, the likeliest first; of JSON the likeliest answer only.
-        confidence: probability that a whole JSON answer is right, if probabilities or ``unsure`` are requested; None for other
-            answers and for generated ones.
+        possible: if the answer is None, the possible labels, the likeliest first.
+        confidence: probability that a whole JSON answer is right, if probabilities are requested; None for others and for
+            generated ones.
     """
 
     answer: Any
@@ -136,8 +136,8 @@ class Predictor:
         return self.writing is None and self.fields is None
 
     @property
-    def can_be_undecided(self) -> bool:
-        """Whether an answer is right with a known probability: a label, or JSON that is not generated."""
+    def has_confidence(self) -> bool:
+        """Whether answers have a probability of being right: labels, and JSON that is not generated."""
         return self.writing is None and (self.fields is None or self.output.kind.nested_cells)
 
     @property
@@ -181,8 +181,8 @@ class Predictor:
             probabilities: return :class:`Prediction` objects instead of labels. Slower for labels of several tokens, since
                 every label is then scored to its end.
             unsure: share of rows that may be answered wrongly. Undecided rows get the answer None, and
-                :attr:`Prediction.possible` has the possible labels, or the likeliest JSON; see
-                :mod:`cotune.bundle.calibration` for the guarantee. None answers every row.
+                :attr:`Prediction.possible` has the possible labels; see :mod:`cotune.bundle.calibration` for the guarantee.
+                None answers every row.
 
         Raises:
             InputError: the bundle does not support ``unsure``; there are no rows, or one lacks a field, has a non-text value or
@@ -242,7 +242,7 @@ class Predictor:
         scores = self.scorer.score(self.prompt, rows, self.labels, adapter=self.adapter_id, top=top)
         cut = self._cut(rows, short) if scores.truncated else short
         if self.fields is not None:
-            yield from self._read_off(self.fields, scores.log_probs, rows, cut, highest, probabilities=probabilities)
+            yield from self._read_off(self.fields, scores.log_probs, rows, cut, probabilities=probabilities)
             return
         answers = [self.labels[int(place)] for place in self.decision.predict(scores.log_probs)]
         log_probs = self.decision.log_probs(scores.log_probs) if probabilities or highest is not None else None
@@ -259,22 +259,18 @@ class Predictor:
         log_probs: NDArray[np.float64],
         rows: Sequence[Mapping[str, str]],
         cut: Sequence[bool],
-        highest: float | None,
         *,
         probabilities: bool,
     ) -> Iterator[Prediction]:
-        """Answers of several fields; those of a confidence up to ``highest`` are left open."""
+        """Answers of several fields."""
         texts = [text_of(row) for row in rows]
-        if not probabilities and highest is None:
+        if not probabilities:
             yield from (Prediction(answer, {}, was) for answer, was in zip(fields.answers(log_probs, texts), cut, strict=True))
             return
         found = fields.judged(log_probs, texts)
         confidence = [None] * len(rows) if found.confidence is None else found.confidence.tolist()
         for answer, shares, sure, was in zip(found.outputs, found.shares, confidence, cut, strict=True):
-            by_name = dict(zip(fields.shown, shares.tolist(), strict=True)) if probabilities else {}
-            left = highest is not None and sure is not None and sure <= highest
-            possible = (answer,) if left else ()
-            yield Prediction(None if left else answer, by_name, was, possible=possible, confidence=sure)
+            yield Prediction(answer, dict(zip(fields.shown, shares.tolist(), strict=True)), was, confidence=sure)
 
     def _decided(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-probabilities after the decision rule; those of fields are not changed by it."""
@@ -315,12 +311,12 @@ class Predictor:
             InputError: the bundle's answers cannot be undecided, or it has no scores of held-out rows, or too few.
         """
         where = self.task or "the bundle"
-        if not self.can_be_undecided:
-            what = "generates its answers" if self.writing is not None else "answers with measured numbers"
+        if not self.chooses_label:
+            sorts = ", and sort by the confidence that --probabilities adds" if self.has_confidence else ""
             raise InputError(
-                f"the bundle {what}, and only labels and JSON that is read off hidden states can be undecided",
+                "the bundle does not answer with labels, and only for labels can a share of wrong answers be promised",
                 where=where,
-                hint="Remove --unsure.",
+                hint=f"Remove --unsure{sorts}.",
             )
         if self.calibration is None:
             raise InputError(

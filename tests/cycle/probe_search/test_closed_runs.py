@@ -92,8 +92,6 @@ def test_the_bundle_answers_as_the_test_did_and_gives_each_value_a_probability(b
     served = next(iter(Shelf([predictor]).served.values()))
     assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
     assert found[0].confidence is not None and 0 < found[0].confidence <= max(found[0].probabilities.values())
-    sure = predictor.predict(rows, probabilities=True, unsure=0.2)
-    assert [one.answer or one.possible[0] for one in sure] == answers
 
 
 def test_commands_predict_and_evaluate(bench: Bench, closed: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_bundle_answers_as_the_test_did(weights: Path) -> None:
     assert answers == [row["answers"]["best_tuned"] for row in told] and all(map(predictor.output.fits, answers))
     shares = predictor.predict(rows[:1], probabilities=True)[0].probabilities
     assert tuple(shares) == manifest.choices and next(iter(shares)).startswith("at most ")
-    with pytest.raises(InputError, match="answers with measured numbers"):
+    with pytest.raises(InputError, match="only for labels"):
         predictor.predict(rows[:1], unsure=0.1)
     assert predictor.predict(rows[:1], probabilities=True)[0].confidence is None
     shelf = Shelf([predictor])

@@ -14,13 +14,11 @@ import pytest
 from cycle_runs import Ended, journal_of, run_by_probes, summary_of, without_times
 
 from cotune.api import try_prompt
-from cotune.bundle import load, predict_stream
-from cotune.bundle.calibration import Calibration
+from cotune.bundle import load
 from cotune.bundle.collect import Collector
 from cotune.bundle.export.command import export_bundle
 from cotune.bundle.load import check_probe
 from cotune.bundle.manifest import read_manifest
-from cotune.bundle.serve.predict import row_answer
 from cotune.bundle.serve.shelf import Shelf
 from cotune.config.task import Task
 from cotune.cycle import policies
@@ -28,7 +26,6 @@ from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.probe_search import policy
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import InputError
-from cotune.evaluate.stats.conformal import threshold
 from cotune.model.adapters.slots import BASE
 
 if TYPE_CHECKING:
@@ -158,42 +155,21 @@ def test_the_least_sure_rows_are_picked_and_printed(bench: Bench, journeys: Path
     assert ended.code == 2 and "--json prints the picked rows" in ended.stderr
 
 
-def test_a_row_is_left_open_by_the_confidence_of_wrong_answers(bench: Bench, journeys: Path, tmp_path: Path) -> None:
-    kept = json.loads((journeys / "best" / "metrics.json").read_text(encoding="utf-8"))["conformal"]
-    assert kept["n"] == len(kept["scores"]) == summary_of(journeys)["n"]["dev"]
-    assert kept["scores"] == sorted(kept["scores"]) and kept["scores"][0] >= 0 and kept["scores"][-1] <= 1
+def test_no_share_of_wrong_answers_is_promised_and_rows_unlike_the_labelled_ones_are_kept(
+    journeys: Path, tmp_path: Path
+) -> None:
+    assert "conformal" not in json.loads((journeys / "best" / "metrics.json").read_text(encoding="utf-8"))
     told = json.loads((journeys / "test_rows.json").read_text(encoding="utf-8"))["rows"]
     predictor = load(journeys, threads=1, dtype="float32")
-    rows, right = [row["input"] for row in told], np.array([row["right"]["best_tuned"] for row in told])
-    plain = predictor.predict(rows, probabilities=True)
-    confidence = np.array([one.confidence for one in plain])
-    assert [one["share"] for one in kept["test"]] == [0.1, 0.2]
-    for one in kept["test"]:
-        answered = confidence > threshold(np.array(kept["scores"]), one["share"])
-        assert one["n"] == len(told) and one["ci"][0] <= one["covered"] <= one["ci"][1]
-        assert (one["answered"], one["wrong"]) == pytest.approx((answered.mean(), (answered & ~right).mean()), abs=1e-6)
-    # A threshold between the rows leaves half of them open.
-    predictor.calibration = Calibration((*([0.0] * 8), float(np.median(confidence))))
-    found = predictor.predict(rows, probabilities=True, unsure=0.1)
-    opened = [one.answer is None for one in found]
-    assert opened == (confidence <= np.median(confidence)).tolist() and 0 < sum(opened) < len(rows)
-    assert [one.answer or one.possible[0] for one in found] == [one.answer for one in plain]
-    assert predictor.predict(rows, unsure=0.1) == [one.answer for one in found]
-    served = next(iter(Shelf([predictor], unsure=0.1).served.values()))
-    given = [row_answer(one, predictor.output) for one in served.sure.run(rows)]
-    assert [one.possible for one in given] == [list(one.possible) for one in found]
-    assert [one.confidence for one in given] == pytest.approx(confidence) and (given[0].value is None) == opened[0]
-    lines: list[str] = []
-    count = predict_stream(predictor, [json.dumps(row) for row in rows], lines.append, unsure=0.1)
-    assert count.open == sum(opened) and all(json.loads(line)["confidence"] <= 1 for line in lines)
-    collector = Collector(tmp_path / "kept", predictor)
-    collector.saw(rows)
+    with pytest.raises(InputError, match="sort by the confidence"):
+        predictor.predict([told[0]["input"]], unsure=0.1)
+    rows = [row["input"] for row in told]
+    collector = Collector(tmp_path / "kept", predictor, like=[row["input"] for row in told] * 2)
+    collector.prepare()
+    collector.saw([*rows, {"ask": "zzz qqq 77777 ### zzz qqq"}])
     collector.close()
     stored = [json.loads(line) for line in (tmp_path / "kept" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [one["row"] for one in stored] == [row for row, left in zip(rows, opened, strict=True) if left]
-    assert [json.loads(one.possible[0]) for one in found if one.possible] == [one["answer"] for one in stored]
-    ended = bench.commands.run("predict", str(journeys), "--input", rows[0]["ask"], "--unsure", "0.5", "--json")
-    assert ended.code == 0 and set(json.loads(ended.stdout)) == {"answer", "confidence", "possible", "probabilities"}
+    assert {"ask": "zzz qqq 77777 ### zzz qqq"} in [one["row"] for one in stored]
 
 
 def test_commands_predict_evaluate_try_and_export(bench: Bench, journeys: Path, tmp_path: Path) -> None:

@@ -203,8 +203,7 @@ class RowAnswer(BaseModel):
     ``probabilities`` has every label, or the parts of a JSON answer, and is empty for generated answers. ``confidence`` is the
     probability that a whole JSON answer is right, and null for others. ``truncated`` says whether the row's text was too long
     and was cut at its end; ``ended`` whether a generated answer ended by itself. If the server runs with ``--unsure``,
-    ``answer`` is null for a row that the model cannot decide, and ``possible`` lists its possible labels, or the likeliest
-    JSON.
+    ``answer`` is null for a row that the model cannot decide, and ``possible`` lists its possible labels.
     """
 
     answer: str | None

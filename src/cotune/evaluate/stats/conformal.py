@@ -10,11 +10,6 @@ exchangeable, the set holds the right label with probability at least ``1 - a``,
 for a single label, for a kind of row, or for rows of another source. Here the likeliest label is always in the set, so that no
 set is empty; this can only add right labels. A row is answered if its set has one label. So at most a share ``a`` of all rows
 is answered wrongly; the others are answered rightly or left open.
-
-An answer of several parts has too many alternatives for sets. Its row's score is the confidence of the answer if it is wrong,
-and 0 if it is right, and a new row is answered if its confidence is above the same threshold. A row that is answered wrongly
-has a score above it, so here too at most a share ``a`` of all rows is answered wrongly. This is conformal risk control
-(Angelopoulos and others, arXiv 2208.02814) with that share as the risk.
 """
 
 from __future__ import annotations
@@ -37,17 +32,6 @@ def conformal_scores(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
     """
     scores: Floats = -log_probs[np.arange(len(truth)), truth]
     return scores
-
-
-def error_scores(confidence: Floats, right: NDArray[np.bool_]) -> Floats:
-    """Scores of whole answers: the confidence of a wrong one, 0 for a right one.
-
-    Args:
-        confidence: ``[rows]`` from 0 to 1, by a model that was not trained on the rows.
-        right: ``[rows]`` whether the answer is right.
-    """
-    found: Floats = np.where(right, 0.0, confidence)
-    return found
 
 
 def least_rows(share: float) -> int:
