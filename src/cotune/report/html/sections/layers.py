@@ -98,6 +98,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
         "no row is predicted by a fit that has seen it. Filled: after tuning, on rows held out from it; a line joins it to the "
         "frozen probe (small dot) on the same rows. The leading prompt’s tuned layers are shaded. The layer that is read "
         "(larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it need not run."
+        + (" Frozen probes are drawn without the chain of tags, but for the small dots." if chained(record) else "")
     )
     title = f"{_named(record)} by layer, {counted(rows, 'labelled row')}"
     return (
@@ -106,6 +107,11 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
         f'{legend(lines)}<p class="intro under">{note}</p>'
         f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts, _named(record))}"
     )
+
+
+def chained(record: RunRecord) -> bool:
+    """Whether read-outs take into account which tags of words follow each other, which race and layers leave out."""
+    return record.value("chain").get("used") is True
 
 
 def _named(record: RunRecord) -> str:
