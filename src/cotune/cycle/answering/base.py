@@ -188,31 +188,27 @@ class LabelAnswering(Answering):
         """The answers by several fields to rows; None if the labels' log-probabilities are the answer."""
         return None
 
-    def held_out_score(
-        self,
-        log_probs: NDArray[np.float64],
-        rows: Sequence[Example],
-        correct: NDArray[np.float64],
-        answers: Sequence[str] | None = None,
-    ) -> float:
+    def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
         """The score of a probe on rows that it has not seen: accuracy, or of several fields the metric.
 
         Args:
             log_probs: ``[rows, labels]``.
             correct: ``[rows]`` share of the draws of folds that were right, or of fields.
-            answers: answers by several fields, if they are known; None for the likeliest by the log-probabilities alone.
         """
         return float(correct.mean())
 
-    def held_out_interval(
+    def held_out(
         self,
         log_probs: NDArray[np.float64],
         rows: Sequence[Example],
         correct: NDArray[np.float64],
         answers: Sequence[str] | None = None,
-    ) -> Interval:
-        """95% interval of :meth:`held_out_score`."""
-        return proportion_interval(correct, groups=groups_of(rows))
+    ) -> tuple[float, Interval]:
+        """:meth:`held_out_score` and its 95% interval.
+
+        ``answers`` are those of several fields, if they are known; None takes the likeliest by the log-probabilities alone.
+        """
+        return self.held_out_score(log_probs, rows, correct), proportion_interval(correct, groups=groups_of(rows))
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""

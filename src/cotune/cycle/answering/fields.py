@@ -76,29 +76,23 @@ class FieldAnswering(LabelAnswering):
         self, log_probs: NDArray[np.float64], rows: Sequence[Example], answers: Sequence[str] | None = None
     ) -> Evaluation:
         """Answers by the task's metric; None for the likeliest by the log-probabilities alone."""
-        return replace(self.outputs(log_probs, rows), known=None if answers is None else tuple(answers)).judge(
-            rows, RAW, self._asked
-        )
+        given = replace(self.outputs(log_probs, rows), known=None if answers is None else tuple(answers))
+        return given.judge(rows, RAW, self._asked)
 
-    def held_out_score(
+    def held_out_score(self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]) -> float:
+        return self.judged(log_probs, rows).score
+
+    def held_out(
         self,
         log_probs: NDArray[np.float64],
         rows: Sequence[Example],
         correct: NDArray[np.float64],
         answers: Sequence[str] | None = None,
-    ) -> float:
-        return self.judged(log_probs, rows, answers).score
-
-    def held_out_interval(
-        self,
-        log_probs: NDArray[np.float64],
-        rows: Sequence[Example],
-        correct: NDArray[np.float64],
-        answers: Sequence[str] | None = None,
-    ) -> Interval:
+    ) -> tuple[float, Interval]:
         task, references = self._asked, [row.output for row in rows]
         judged = self.judged(log_probs, rows, answers)
-        return score_interval(judged, references, task.measure, task.output, seed=0, groups=groups_of(rows))
+        interval = score_interval(judged, references, task.measure, task.output, seed=0, groups=groups_of(rows))
+        return judged.score, interval
 
     def compared(
         self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision

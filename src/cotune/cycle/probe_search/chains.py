@@ -78,14 +78,13 @@ class Chains:
 
 
 def try_chains(context: RunContext, fit: PromptFit) -> Chains | None:
-    """Chains if a run uses them, because the best frozen probe's answers are better with them; a ``chain`` step.
+    """Chains if a run reads words and uses them, because its best frozen probe's answers are better so; a ``chain`` step.
 
     The score must be higher by a standard error of the difference (jackknife over rows), both cross-fitted. Where values are
     rare, a chain may be right about more words and have a lower F1.
     """
     choosing = context.choosing
-    tags = choosing.fields if isinstance(choosing, FieldAnswering) else None
-    if not isinstance(choosing, FieldAnswering) or not isinstance(tags, Tags) or len(fit.rows) < 2 * FOLDS:
+    if not isinstance(choosing, FieldAnswering) or not isinstance(tags := choosing.fields, Tags) or len(fit.rows) < 2 * FOLDS:
         return None
     words = max(len(words_of(row.text)) for row in fit.rows)
     # Also for the read-outs to come, some of which learn from other rows.

@@ -143,9 +143,8 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     mix = trials.cross_fitted_mix(fit)
     table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
     best, every = fit.found.best, np.ones(len(fit.rows), dtype=np.bool_)
-    answers, choosing = trials.cross_fitted_answers(fit.found.log_probs, fit.rows), context.choosing
-    judged = (fit.found.log_probs, fit.rows, best.correct, answers)
-    score, interval = choosing.held_out_score(*judged), choosing.held_out_interval(*judged)
+    asked = (fit.found.log_probs, fit.rows)
+    score, interval = context.choosing.held_out(*asked, best.correct, trials.cross_fitted_answers(*asked))
     return Evidence(fit, 0.0, mix, fit.losses, best.correct, every, made, score, interval, table)
 
 

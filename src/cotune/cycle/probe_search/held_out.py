@@ -130,7 +130,7 @@ class HeldOutJudge:
             mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
         correct = by_row(row_correct(log_probs, truth, choosing.sizes), owners)
         asked = (log_probs[states], [rows[place] for place in usable])
-        judged = (*asked, correct[counts], trials.cross_fitted_answers(*asked))
+        score, interval = choosing.held_out(*asked, correct[counts], trials.cross_fitted_answers(*asked))
         evidence = Evidence(
             fit,
             epochs,
@@ -139,8 +139,8 @@ class HeldOutJudge:
             correct,
             counts,
             found[0],
-            choosing.held_out_score(*judged),
-            choosing.held_out_interval(*judged),
+            score,
+            interval,
             log_probs[choosing.states_of(rows, np.arange(len(splits[0].held)))],
         )
         self._context.journal.step(

@@ -83,7 +83,7 @@ class LabelLoop:
 
     def _with_read_outs(self, search: LabelSearch) -> LabelSearch:
         """Judge the leading prompts of the first race, with names of labels, TF-IDF and chains where these are better."""
-        self.trials.use_chains(try_chains(self.context, search.best_frozen) if self.context.choosing.reads_words else None)
+        self.trials.use_chains(try_chains(self.context, search.best_frozen))
         self._judge_first(search)
         self._name_labels(search)
         self._use_tfidf(search)

@@ -63,8 +63,8 @@ def places_after(
 ) -> int:
     """Number of prompts that continue after a round: that of the schedule, or fewer if the budget is too small.
 
-    ``standing`` prompts could continue. ``price`` is the cost of the next so many rows for the first so many of them and for
-    those that always continue, and ``affordable`` says whether the race may cost so much more.
+    ``standing`` prompts could continue. ``price`` gives the cost of a number of leading prompts, and of those that always
+    continue, on a number of further rows, and ``affordable`` says whether the race may have a further cost.
     """
     planned = min(rounds[number].keep, standing)
 

@@ -54,9 +54,7 @@ class EarlyBundles:
             else:
                 frozen = (fit.found.log_probs, fit.rows, fit.found.best.correct)
                 judged = frozen if both is None else (both.log_probs, both.rows, both.correct)
-                answers = trials.cross_fitted_answers(*judged[:2])
-                score = context.choosing.held_out_score(*judged, answers)
-                interval = context.choosing.held_out_interval(*judged, answers)
+                score, interval = context.choosing.held_out(*judged, trials.cross_fitted_answers(*judged[:2]))
                 log_loss = fit.mean if both is None else float(both.losses.mean())
                 found = self._facts(made, adapter, score, interval, len(judged[1]), log_loss)
             facts = {

@@ -75,6 +75,8 @@ class Tags:
     closed: ClosedFields
     _root: Node = field(repr=False)
     chain: Chain | None = field(default=None, compare=False, repr=False)
+    # Places so far: the same rows are asked for with every prompt and with every chain.
+    _known: dict[tuple[str, str], NDArray[np.int64] | None] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -84,11 +86,6 @@ class Tags:
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         return (1 + len(self.copied), 2, *self.closed.sizes)
-
-    @cached_property
-    def _known(self) -> dict[tuple[str, str], NDArray[np.int64] | None]:
-        """Places so far: the same rows are asked for with every prompt."""
-        return {}
 
     def places(self, output: str, text: str) -> NDArray[np.int64] | None:
         """``[words + 1, fields]`` places in :attr:`names`: tags of each word, then the closed fields of the whole text.
