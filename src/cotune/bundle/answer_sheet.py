@@ -23,9 +23,9 @@ class SheetAnswers:
     """Answers to the rows of a file.
 
     Attributes:
-        added: new columns: ``answer``, or one for each of several output columns; with ``unsure`` also ``possible``, what an
-            undecided row may be; ``confidence`` of JSON answers; ``probabilities`` or one column per name; ``truncated``
-            and ``error`` if any row has one. A number is added to a name that the file already has.
+        added: new columns: ``answer``, or one for each of several output columns; with ``unsure`` also ``possible``, the labels
+            that an undecided row may have; ``confidence`` of JSON answers; ``probabilities`` or one column per name;
+            ``truncated`` and ``error`` if any row has one. A number is added to a name that the file already has.
         answered: number of rows that the model answered, undecided ones included.
         truncated: number of these whose text was too long and was cut.
         errors: errors of the other rows.

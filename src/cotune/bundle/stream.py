@@ -63,7 +63,7 @@ def predict_stream(
         write: called with each output line, line break included; for example ``sys.stdout.write``.
         flush: called after the lines of each batch; for example ``sys.stdout.flush``.
         unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; undecided rows get ``answer`` null
-            and the possible answers under ``possible``.
+            and the possible labels under ``possible``.
         source: name of the stream in errors.
 
     Raises:

@@ -145,7 +145,7 @@ def _left_open(count: int, size: int) -> str:
     if not count:
         return f"None of {counted(size, 'row')} left open."
     answers, they = ("its answer is", "it") if count == 1 else ("their answers are", "each")
-    return f"{count:,} of {counted(size, 'row')} left open: {answers} empty, and possible holds what {they} may be."
+    return f"{count:,} of {counted(size, 'row')} left open: {answers} empty, and possible holds the labels that {they} may be."
 
 
 def _note_probabilities(manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cotune.errors import InputError
 from cotune.task.reading.field_names import with_headers
 from cotune.task.reading.table import Table
-from cotune.task.values.json_value import json_text, parse_json
+from cotune.task.values.json_value import is_json, json_text, parse_json
 from cotune.task.values.label_type import LabelType, label_type, label_value
 
 CellType = Literal[LabelType, "nested"]
@@ -119,22 +119,14 @@ def _type_of(table: Table, column: str) -> CellType:
     cells = {cell.strip() for cell in table.filled(column)}
     if column in table.texts:
         return "text"
-    if cells and all(cell[0] in "[{" and _is_json(cell) for cell in cells):
+    if cells and all(cell[0] in "[{" and is_json(cell) for cell in cells):
         return "nested"
     kind = label_type(cells)
     return "text" if kind == "int" and max(map(len, cells)) > _MOST_DIGITS else kind
 
 
-def _is_json(cell: str) -> bool:
-    try:
-        parse_json(cell)
-    except ValueError:
-        return False
-    return True
-
-
 def _read(cell: str, kind: CellType) -> Any:
     if kind == "nested":
-        return parse_json(cell) if _is_json(cell) else cell
+        return parse_json(cell) if is_json(cell) else cell
     # A column of numbers with decimals may have whole ones.
     return label_value(cell, "int" if kind == "float" and label_type([cell]) == "int" else kind)

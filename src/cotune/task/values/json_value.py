@@ -167,3 +167,12 @@ def _sound(value: Any, text: str) -> Any:
     if "\\u" in text and has_half_character(_ENCODER.encode(value)):
         raise ValueError("there is half a character (a lone surrogate) in it")
     return value
+
+
+def is_json(text: str) -> bool:
+    """Whether a text is valid JSON."""
+    try:
+        parse_json(text)
+    except ValueError:
+        return False
+    return True

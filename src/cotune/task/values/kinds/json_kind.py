@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import InputError, shortened
 from cotune.task.values.closed import CopiedField, closed_fields
-from cotune.task.values.json_value import NO_JSON, json_in, json_text, parse_json, same_json
+from cotune.task.values.json_value import NO_JSON, is_json, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
@@ -41,7 +41,7 @@ class JsonKind(OutputKind):
         return "every output is a JSON object or list" if all(map(self.alike, cells)) else ""
 
     def alike(self, cell: str) -> bool:
-        return cell.lstrip()[:1] in "{[" and _is_json(cell)
+        return cell.lstrip()[:1] in "{[" and is_json(cell)
 
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
@@ -123,14 +123,6 @@ class JsonKind(OutputKind):
         if schema_given:
             return "Correct the rows or the schema, or leave the schema out to have one inferred from train and dev."
         return "Correct the rows, or give output.schema."
-
-
-def _is_json(cell: str) -> bool:
-    try:
-        parse_json(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _json(cell: str, where: str, check: Validator | None) -> str:
