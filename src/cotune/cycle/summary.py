@@ -89,6 +89,7 @@ def build_summary(
     given = {"labelled": len(context.given.train) + len(context.given.dev), "test": context.given.test.n}
     references, best = trust["references"], {"arm": confirmed.ships}
     reached = {"metric": task.metric, "arms": arms, "references": references, "best": best, "given": given}
+    further = _last(context, "further")
     openings = [e["value"] for e in context.journal.events if e["kind"] in ("open_test", "more_test")]
     opening: Mapping[str, Any] = next(iter(openings), {})
     opened = openings[-1].get("opened_before", 0) if openings else 0
@@ -112,7 +113,7 @@ def build_summary(
     )
     summary = {
         "task": task.name,
-        "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
+        "n": {"train": len(task.train) + (further["rows"] if further else 0), "dev": len(task.dev), "test": task.test.n},
         "given": given,
         "model": config.model,
         "budget": config.budget,
@@ -142,6 +143,7 @@ def build_summary(
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
         "label_names": _last(context, "label_names"),
         "tfidf": _last(context, "tfidf"),
+        "further": further,
         "chain": _last(context, "chain"),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": account.truncated,

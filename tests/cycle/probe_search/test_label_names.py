@@ -10,8 +10,8 @@ import numpy as np
 
 from cotune.config import config_in_memory
 from cotune.config.task import Task
-from cotune.cycle.probe_search.label_names import PREFIX, better_by_an_error, label_name_rows, with_names
-from cotune.cycle.probe_search.splits import Split
+from cotune.cycle.probe_search.label_names import PREFIX, better_by_an_error, label_name_rows
+from cotune.cycle.probe_search.splits import Split, with_rows
 from cotune.cycle.run import run as run_cycle
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_a_name_is_a_row_of_its_label() -> None:
         (f"{PREFIX}pay_bill", "pay_bill", {"code": "", "note": "pay bill"}),
     ]
     held = Split(names[:1], names[1:])
-    assert with_names([held], names) == (Split((names[0], *names), names[1:]),)
+    assert with_rows([held], names) == (Split((names[0], *names), names[1:]),)
 
 
 def test_numbers_are_no_names() -> None:

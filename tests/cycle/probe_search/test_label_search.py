@@ -349,21 +349,6 @@ def test_epochs_are_split_between_trial_and_end() -> None:
         assert sum(whole) == wanted and min(whole) > 0
 
 
-def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> None:
-    rows, out = write_csv(tmp_path / "many.csv", labelled_rows(3000)), tmp_path / "run"
-    settings = ("--model", str(bench.model), "--budget", "60ktok", "--out", str(out), *SETTINGS, "tune.readout=auto")
-    ended = bench.commands.run("run", str(rows), "--input", "text", "--output", "label", *settings, "search.max_cycles=1")
-    assert ended.code == 0, ended.stderr
-    told = of_kind(out, "sample")[0]
-    assert 200 <= told["rows"] < 2500 and "drawn at random" in ended.stdout
-    # Whatever is embedded for the race are the rows that were drawn.
-    assert max(value["rows"] for value in of_kind(out, "embed") if value["stage"] == "race") <= told["rows"]
-    assert summary_of(out)["arms"]["best_tuned"]["n"] == told["test"]
-    # A split of very many rows has few dev rows; of the sample they are the usual share.
-    kept = summary_of(out)["n"]
-    assert kept["train"] + kept["dev"] == told["rows"] and kept["dev"] == pytest.approx(0.3 * told["rows"], abs=1)
-
-
 @pytest.mark.parametrize(
     ("more", "why"),
     [

@@ -299,7 +299,7 @@ def test_in_a_later_race_fewer_prompts_continue_on_a_machine_that_became_slow(
     config = config_in_memory(name="slow", input=["text"], output="label", **settings)
     continued = list[int]()
     for times in (1.0, 4.0):
-        task = Task.from_rows(labelled_rows(400), input="text", output="label", limit={"test": 60})
+        task = Task.from_rows(labelled_rows(300), input="text", output="label", limit={"test": 60})
         machine, out = Machine(1.0), tmp_path / f"run-{times:g}"
         with monkeypatch.context() as patch:
             on(machine, patch)
@@ -333,16 +333,17 @@ def test_a_later_race_ends_within_its_first_round_if_the_time_is_needed_for_the_
     machine, out = Machine(1.0), tmp_path / "run"
     on(machine, monkeypatch)
     view = TiringInARace(machine, 4.0)
-    result = later_race(bench, out, view, 400, "150s")
+    result = later_race(bench, out, view, 280, "150s")
     assert machine.now <= 155.0
     cut = of_kind(out, "cut")[0]
     assert cut["cycle"] == 2 and "the race is cut" in cut["text"] and "the bundle and the test" in cut["text"]
     first, later = of_kind(out, "race")
     read = len(later["rows"])
     assert 1 <= read < len(of_kind(out, "pool")[1]["proposals"]) + 1 and later["ranking"][0] in first["full"]
-    # All test rows are scored, and the labelled rows remain those of the first race.
-    used = result.summary["n"]
-    assert result.summary["arms"]["best_tuned"]["n"] == 60 and used["dev"] + used["train"] == max(first["rows"].values())
+    # All test rows are scored, and the labelled rows remain those of the first race and those that were not raced.
+    used, further = result.summary["n"], of_kind(out, "further")[0]["rows"]
+    assert result.summary["arms"]["best_tuned"]["n"] == 60
+    assert used["dev"] + used["train"] == max(first["rows"].values()) + further
 
 
 def test_a_later_race_that_was_cut_is_resumed_as_it_was_cut(
@@ -358,9 +359,9 @@ def test_a_later_race_that_was_cut_is_resumed_as_it_was_cut(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        later_race(bench, out, Stopped(machine, 4.0), 400, "150s")
+        later_race(bench, out, Stopped(machine, 4.0), 280, "150s")
     before = journal_of(out)
     assert of_kind(out, "cut")
     machine.times = 1.0
-    later_race(bench, out, Quiet(), 400, "150s")
+    later_race(bench, out, Quiet(), 280, "150s")
     assert journal_of(out)[: len(before)] == before

@@ -23,7 +23,7 @@ from cotune.bundle.serve.shelf import Shelf
 from cotune.config.task import Task
 from cotune.cycle import policies
 from cotune.cycle.answering.fields import FieldAnswering
-from cotune.cycle.probe_search import policy
+from cotune.cycle.probe_search import sampling
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import InputError
 from cotune.model.adapters.slots import BASE
@@ -267,8 +267,8 @@ def test_rows_with_more_words_than_fit_into_memory_are_left_out() -> None:
     def most(rows: int, words: int, width: int) -> int:
         choosing = SimpleNamespace(owners=lambda rows: np.repeat(np.arange(len(rows)), words))
         task = SimpleNamespace(train=(None,) * (rows - 9), dev=(None,) * 9)
-        context: Any = SimpleNamespace(task=task, choosing=choosing, model=SimpleNamespace(width=width))
-        return policy._rows_in_memory(context)
+        context: Any = SimpleNamespace(given=task, choosing=choosing, model=SimpleNamespace(width=width))
+        return sampling._rows_in_memory(context)
 
     assert most(500, 12, 576) == 500
     assert most(5000, 120, 576) == 506 and most(5000, 120, 2048) == 142

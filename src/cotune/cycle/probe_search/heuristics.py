@@ -36,8 +36,10 @@ class SearchHeuristics:
             verdict.
         verdict_seconds: seconds from the start of a run by which a first race should end that is slower than planned; fewer
             prompts continue then.
-        most_race_share: share of the budget for a first race of the smallest pool; if there are more labelled rows, some are
-            drawn.
+        most_race_share: share of the budget for a first race of the smallest pool over all labelled rows.
+        mostly_raced: share of the labelled rows below which such a race sees too few of them.
+        sampled_race_share: its share of the budget then, which leaves time for tuning on rows that were not raced.
+        most_rows: maximum number of rows that probes are fitted to; their states in double precision take 10 kB per row.
         most_test_share: share of the budget for two frozen arms on the test; if there are more test rows, some are drawn.
         race_over: multiple of the first race's budget above which fewer prompts continue if passes are slower than planned.
         least_pool: minimum number of prompts of a race.
@@ -89,8 +91,9 @@ class SearchHeuristics:
         other_prompts: mean cost of a row under a pool's prompts, as a multiple of the seed prompt's; some have no shared
             prefix.
         race_fits: cost of cross-fitting the probes of a race, in fits to all rows (BANKING77, 2,000 rows).
-        fit_seconds: seconds of a probe's fit per row, state dimension and label: about fifteen iterations of two products in
-            double precision.
+        fit_seconds: seconds of cross-fitting a probe per row, state dimension and label: about fifteen iterations of two
+            products in double precision.
+        single_fit_seconds: the same for a single fit with a known penalty (8,000 rows, width 1,152, 77 labels: 3 to 13 s).
         tag_depths: depths, as shares of the model's layers, of the layers that are tried for tags of words
             (docs/probe-measurements.md).
         tag_numbers: maximum of the numbers in all words' states of a layer, of which a fit has a few copies of eight bytes:
@@ -119,6 +122,9 @@ class SearchHeuristics:
     race_seconds: float = 38.0
     verdict_seconds: float = 54.0
     most_race_share: float = 0.35
+    mostly_raced: float = 0.67
+    sampled_race_share: float = 0.2
+    most_rows: int = 20_000
     most_test_share: float = 0.45
     race_over: float = 1.3
     least_pool: int = 4
@@ -153,6 +159,7 @@ class SearchHeuristics:
     other_prompts: float = 1.25
     race_fits: float = 7.0
     fit_seconds: float = 6e-8
+    single_fit_seconds: float = 1.2e-8
     tag_depths: tuple[float, ...] = (0.53, 0.67)
     tag_strengths: tuple[float, ...] = (0.01, 0.03, 0.1)
     tag_numbers: int = 35_000_000

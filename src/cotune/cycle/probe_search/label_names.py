@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence
 from cotune.cycle.probe_search.tfidf import compared_losses
 from cotune.errors import counted
@@ -38,11 +37,6 @@ def label_name_rows(task: Task) -> tuple[Example, ...]:
     field = max(lengths, key=lambda name: lengths[name])
     empty = dict.fromkeys(task.input_fields, "")
     return tuple(Example(f"{PREFIX}{label}", {**empty, field: name}, label) for label, name in names.items())
-
-
-def with_names(splits: Sequence[Split], names: Sequence[Example]) -> tuple[Split, ...]:
-    """Splits that also learn from the names."""
-    return tuple(Split((*split.learn, *names), split.held) for split in splits)
 
 
 def judge_names(context: RunContext, names: Sequence[Example], without: Evidence, having: Evidence) -> bool:

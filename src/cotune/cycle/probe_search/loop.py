@@ -15,12 +15,13 @@ from cotune.cycle.probe_search.first_race import FirstRace
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows, with_names
+from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
-from cotune.cycle.probe_search.splits import labelled_rows
+from cotune.cycle.probe_search.sampling import further_rows
+from cotune.cycle.probe_search.splits import labelled_rows, with_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import try_tfidf
 from cotune.cycle.probe_search.trial import Trials
@@ -64,6 +65,7 @@ class LabelLoop:
             self.trials.use_tfidf(None)
             search = self._with_read_outs(whole)
         search.whole_test = fit_test(self.context, self.prices, search)
+        self._learn_further(search)
         search = self._plan(search)
         if search.epochs:
             self._first_trials(search)
@@ -87,6 +89,7 @@ class LabelLoop:
         self._judge_first(search)
         self._name_labels(search)
         self._use_tfidf(search)
+        self._in_bundle = search.first
         return search
 
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
@@ -102,25 +105,42 @@ class LabelLoop:
         cost = self.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
         if not (self.config.search.label_names and names and before) or cost > COST_SHARE * self.context.spending.left():
             return
-        splits = with_names(search.splits, names)
+        splits = with_rows(search.splits, names)
         if judge_names(self.context, names, before, self.judge.frozen(search, best, splits)):
             search.splits, search.written = splits, (*search.written, *names)
             search.evidence, search.winner = [], None
             self._judge_frozen(search, best, search.seed)
-            search.named = self._in_bundle = search.first
+            search.named = search.first
 
-    def _use_tfidf(self, search: LabelSearch) -> None:
-        """Add TF-IDF to all read-outs if the best frozen probe is better with it."""
+    def _use_tfidf(self, search: LabelSearch, *, decided: bool = False) -> None:
+        """Add TF-IDF to all read-outs if the best frozen probe is better with it, or if this was ``decided`` on fewer rows."""
         if not self.config.search.tfidf or self.context.choosing.reads_words:
             return
         best, rows = search.best_frozen, (*labelled_rows(self.context), *search.written)
         measure, judge = "held-out" if search.written else "cross-fitted", partial(self.judge.with_tfidf, search, best)
-        if (found := try_tfidf(self.context, rows, best.prompt.id, measure, judge)) is None:
+        if (found := try_tfidf(self.context, rows, best.prompt.id, measure, judge, decided=decided)) is None:
             return
         self.trials.use_tfidf(found)
         search.evidence, search.winner = [], None
-        self._judge_first(search)
+        self._judge_frozen(search, search.seed, best)
         search.named = None if search.named is None else search.first
+
+    def _learn_further(self, search: LabelSearch) -> None:
+        """Learn from labelled rows that were not raced too, as many as the budget can use; save a bundle if it is better."""
+        if not (rows := further_rows(self.context, self.prices, search)):
+            return
+        search.further, search.written = len(rows), (*search.written, *rows)
+        search.splits = with_rows(search.splits, rows)
+        search.evidence, search.winner = [], None
+        used = self.trials.uses_tfidf
+        self.trials.use_tfidf(None)
+        self._judge_frozen(search, search.seed, search.best_frozen)
+        if used:
+            self._use_tfidf(search, decided=True)
+        winner = search.winner
+        if winner is not None and (self._in_bundle is None or winner.beats(self._in_bundle)):
+            self.bundles.better(winner, self._in_bundle)
+            self._in_bundle = winner
 
     def _judge_frozen(self, search: LabelSearch, *fits: PromptFit) -> None:
         """Judge frozen probes on held-out rows in this order, each once, and choose the winner."""

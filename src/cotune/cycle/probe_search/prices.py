@@ -66,7 +66,10 @@ class Prices:
         return self._fit_pace * self._fit(rows)
 
     def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
-        """Cost of tuning a prompt's window on rows and of embedding the rows with the tuned weights."""
+        """Cost of tuning a prompt's window on rows and of embedding the rows with the tuned weights.
+
+        Probes are fitted twice, as a start for the head and to the tuned states.
+        """
         context, first = self._context, self._trials.edge(fit)
         # One worker tunes, even if many embed.
         slots = context.spending.costs.slots if context.spending.budget.kind == "time" else 1
@@ -77,7 +80,9 @@ class Prices:
         if layer > self._embedding.layers[-1]:
             # Later races have not read this layer: the head's start takes a pass of the frozen model.
             states *= 2
-        return context.spending.costs.training(steps * self._trials.step_tokens(fit)) + edge + states + self._fit(rows)
+        return (
+            context.spending.costs.training(steps * self._trials.step_tokens(fit)) + edge + states + 2 * self._single_fit(rows)
+        )
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
         """Cost of tuning on each split, in parallel if there are workers, and of judging the held-out rows."""
@@ -90,6 +95,16 @@ class Prices:
         if costs.budget.kind == "time" and costs.slots > 1 and tunings:
             return total + max(tunings) * -(-len(tunings) // costs.slots)
         return total + sum(tunings)
+
+    def further(self, search: LabelSearch, splits: Sequence[Split], count: int, *, epochs: float) -> float:
+        """Cost of learning from ``count`` rows that were not raced: frozen, by two prompts, and in ``epochs`` on ``splits``.
+
+        Frozen probes are fitted once without the held-out rows, to be judged, and once for the arms.
+        """
+        fits = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen)}.values()
+        frozen = sum(self._embedding.row_cost(fit.prompt, count, layers=[fit.found.layer]) for fit in fits)
+        frozen += 2 * len(fits) * self._single_fit(len(search.rows) + count)
+        return frozen + (self.trial(search.best_frozen, splits, epochs) if epochs else 0.0)
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Cost of tuning on all labelled rows."""
@@ -163,6 +178,13 @@ class Prices:
         evaluate = self._evaluate
         share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
         return share * self._context.spending.budget.amount
+
+    def _single_fit(self, rows: int) -> float:
+        """Cost of fitting one probe with one penalty."""
+        width, choosing = self._context.model.width, self._context.choosing
+        if choosing.reads_words or self._context.spending.budget.kind != "time":
+            return self._fit(rows)
+        return 0.1 + HEURISTICS.single_fit_seconds * rows * width * len(choosing.labels)
 
     def _fit(self, rows: int) -> float:
         if self._context.spending.budget.kind != "time":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,5 +62,9 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
                 held = tuple(row for row, number in zip(train, numbers, strict=True) if number == fold)
                 learn = (*(row for row, number in zip(train, numbers, strict=True) if number != fold), *dev)
                 splits.append(Split(learn, held))
-    taught = taught_rows(context)
-    return tuple(Split((*split.learn, *taught), split.held) for split in splits)
+    return with_rows(splits, taught_rows(context))
+
+
+def with_rows(splits: Sequence[Split], rows: Sequence[Example]) -> tuple[Split, ...]:
+    """Splits that also learn from further rows."""
+    return tuple(Split((*split.learn, *rows), split.held) for split in splits)

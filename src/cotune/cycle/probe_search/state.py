@@ -95,7 +95,9 @@ class LabelSearch:
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         tunes_seed: whether the budget has room for tuning the seed prompt too, for the arm that tells what tuning alone gains.
         last_epochs: epochs of the final tuning on all rows; 0 if there is only room for a trial.
-        written: rows that a teacher labelled, and names of labels, used for training besides the user's labelled rows.
+        written: rows that a teacher labelled, names of labels, and the user's rows that were not raced: read-outs and tuning
+            learn from them, but no prompt is judged on them.
+        further: number of the user's rows among them.
         named: the best frozen prompt's probe, fitted with names of labels; None if these are not used.
         whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
@@ -118,6 +120,7 @@ class LabelSearch:
     zero_shot: bool = True
     tunes_seed: bool = True
     written: tuple[Example, ...] = ()
+    further: int = 0
     named: Evidence | None = None
     whole_test: SealedTest | None = None
 

@@ -150,7 +150,13 @@ def best_mix(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], losses:
 
 
 def try_tfidf(
-    context: RunContext, rows: Sequence[Example], prompt_id: str, measure: str, judge: Callable[[Tfidf], Mixed | None]
+    context: RunContext,
+    rows: Sequence[Example],
+    prompt_id: str,
+    measure: str,
+    judge: Callable[[Tfidf], Mixed | None],
+    *,
+    decided: bool = False,
 ) -> tuple[Tfidf, Mixed] | None:
     """TF-IDF if a run uses it, because the best frozen probe is better with it; a ``tfidf`` step.
 
@@ -159,6 +165,7 @@ def try_tfidf(
         prompt_id: prompt of the best frozen probe.
         measure: ``cross-fitted`` or ``held-out``, how ``judge`` measures.
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
+        decided: whether it is used in any case, because it was better on fewer rows; few held-out rows might not show that.
     """
     late = context.spending.budget.kind == "time" and _seconds(context, rows) > COST_SHARE * context.spending.left()
     tfidf = None if late else Tfidf(context.choosing, _fitting(rows), context.seed)
@@ -170,9 +177,10 @@ def try_tfidf(
         if found is None:
             return {"used": False, "text": "TF-IDF beside the probe is not tried, because there are too few rows or words"}
         log_loss, without = (round(float(losses.mean()), 6) for losses in (found.losses, found.without))
-        verb = "is" if found.pays else "is not"
+        used = found.pays or decided
+        verb = "is" if used else "is not"
         return {
-            "used": found.pays,
+            "used": used,
             "rows": len(found.rows),
             "share": found.mix.share,
             "log_loss": log_loss,

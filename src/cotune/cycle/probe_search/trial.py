@@ -126,6 +126,11 @@ class Trials:
         """Add TF-IDF to all read-outs from now on, with how the best frozen probe does with it; None adds none."""
         self._tfidf = found
 
+    @property
+    def uses_tfidf(self) -> bool:
+        """Whether TF-IDF is added to read-outs."""
+        return self._tfidf is not None
+
     def use_chains(self, chains: Chains | None) -> None:
         """Add chains to all read-outs from now on; None adds none."""
         self._chains = chains

@@ -173,8 +173,8 @@ def _start(story: Story, value: Value) -> list[Line]:
     story._labelled = None if train is None or dev is None else int(train + dev)
     rows = splits_text(value.get("n"))
     machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
-    if value.get("threads"):
-        machine += f"{', ' if machine else ''}{counted(value['threads'], 'thread')}"
+    if threads := number(value.get("threads")):
+        machine += f"{', ' if machine else ''}{counted(int(threads), 'thread')}"
     parts = [
         story.task + (f": {one_line(rows, 80)} rows" if rows else ""),
         one_line(value.get("model") or "", 60) + (f" on {one_line(machine, 60)}" if machine else ""),

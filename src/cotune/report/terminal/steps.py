@@ -35,7 +35,7 @@ def _engine(value: Value) -> list[Line]:
         rate = "" if speed is None else f" with about {amount(speed)} tokens a second"
         return [Line(f"the endpoint answers{rate}")]
     rate = f", {number(value['gemm_gflops']):.0f} GFLOP/s" if number(value.get("gemm_gflops")) else ""
-    threads = f" in {counted(value['threads'], 'thread')}" if value.get("threads") else ""
+    threads = f" in {counted(int(count), 'thread')}" if (count := number(value.get("threads"))) else ""
     kind = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
     return [Line(f"computing with {kind or 'this machine'}{threads}{rate}")]
 
@@ -145,6 +145,7 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "label_names": _text,
     "tfidf": _text,
     "chain": _text,
+    "further": _text,
     "cost": _cost,
     "done": _done,
     "sample": news,

@@ -1,0 +1,88 @@
+"""More labelled rows than prompts can be raced on: some are drawn for races, and further ones are learnt from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
+
+from cotune.report.terminal.advice import rows_left_out
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+KILLED = -9
+
+
+def run(
+    bench: Bench, folder: Path, out: Path, *, budget: str, rows: int = 3000, at: tuple[str, str, int] | None = None
+) -> Ended:
+    data = write_csv(folder / "many.csv", labelled_rows(rows))
+    settings = ("--model", str(bench.model), "--budget", budget, "--out", str(out), *SETTINGS, "tune.readout=auto")
+    asked = ("run", str(data), "--input", "text", "--output", "label", *settings, "search.max_cycles=1")
+    return bench.commands.run(*asked, at=at)
+
+
+def of_kind(folder: Path, kind: str) -> list[Any]:
+    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def finished(bench: Bench) -> Path:
+    out = bench.folder / "sampled"
+    ended = run(bench, bench.folder, out, budget="60ktok")
+    assert ended.code == 0, ended.stderr
+    assert "drawn at random" in ended.stdout and "that prompts were not raced on" in ended.stdout
+    return out
+
+
+def test_of_far_too_many_rows_some_are_raced(finished: Path) -> None:
+    drawn, summary = of_kind(finished, "sample")[0], summary_of(finished)
+    assert 200 <= drawn["rows"] < 2500
+    # Whatever is embedded for the race are the rows that were drawn.
+    assert max(value["rows"] for value in of_kind(finished, "embed") if value["stage"] == "race") <= drawn["rows"]
+    assert summary["arms"]["best_tuned"]["n"] == drawn["test"]
+    # A split of very many rows has few dev rows; of the sample they are the usual share.
+    kept, further = summary["n"], summary["further"]["rows"]
+    assert kept["train"] + kept["dev"] == drawn["rows"] + further
+    assert kept["dev"] == pytest.approx(0.3 * drawn["rows"], abs=1)
+    assert rows_left_out(summary)["labelled"] == (drawn["rows"] + further, summary["given"]["labelled"])
+
+
+def test_further_rows_are_learnt_from_and_judge_nothing(finished: Path) -> None:
+    drawn, further, dev = (
+        of_kind(finished, "sample")[0]["rows"],
+        of_kind(finished, "further")[0],
+        summary_of(finished)["n"]["dev"],
+    )
+    assert 0 < further["rows"] < further["of"]
+    # One tuning on these and train, judged on dev, whose weights ship without another one on all rows.
+    plan, trained = of_kind(finished, "plan")[0], of_kind(finished, "train")
+    assert plan["epochs"] >= 1 and plan["last_epochs"] == 0
+    learnt = drawn - dev + further["rows"]
+    # A prompt may show a few rows, which it does not learn from.
+    assert trained and all(learnt - 8 <= value["rows"] <= learnt for value in trained)
+    assert {value["stage"] for value in trained} == {"tune"}
+    judged = [value["rows"] for value in of_kind(finished, "tuned")]
+    assert judged[-1] == dev and max(judged) == dev
+
+
+def test_a_killed_run_learns_from_the_same_rows(bench: Bench, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for at in (("line", "sample", 1), ("line", "further", 1), ("line", "train", 1)):
+        assert run(bench, tmp_path, out, budget="60ktok", at=at).code == KILLED, at
+    ended = run(bench, tmp_path, out, budget="60ktok")
+    assert ended.code == 0, ended.stderr
+    one, other = (without_times(journal_of(folder)) for folder in (out, finished))
+    search = next(i for i, event in enumerate(other) if event["kind"] == "open_test")
+    assert one[:search] == other[:search]
+    assert summary_of(out)["arms"] == summary_of(finished)["arms"]
+
+
+def test_with_room_for_all_rows_every_row_is_raced(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path, tmp_path / "run", budget="200ktok", rows=300)
+    assert ended.code == 0, ended.stderr
+    assert not of_kind(tmp_path / "run", "sample") and not of_kind(tmp_path / "run", "further")
+    assert summary_of(tmp_path / "run")["further"] is None
