@@ -80,6 +80,7 @@ class Story:
     _tried: bool = False
     _dev: int | None = None
     _labelled: int | None = None
+    _every: bool = True
     _trail_rows: int | None = None
     _cut: set[bool] = field(default_factory=set)
 
@@ -271,6 +272,14 @@ def _layers(story: Story, value: Value) -> list[Line]:
     return [Line(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
 
 
+def _further(story: Story, value: Value) -> list[Line]:
+    rows, every = (int(number(value.get(name)) or 0) for name in ("rows", "of"))
+    if story._labelled is not None:
+        story._labelled += rows
+    story._every = rows == every
+    return news(value)
+
+
 def _better(story: Story, value: Value) -> list[Line]:
     score, rows = number(value.get("score")), number(value.get("n"))
     if score is None or rows is None:
@@ -390,7 +399,9 @@ def _confirm(story: Story, value: Value) -> list[Line]:
     groups = dict.fromkeys(group_of(story._arms, name) for name in names)
     arms = [f"{story.arm(group)} {measured(fields(dev[group.names[0]]))}" for group in groups if group.names[0] in dev]
     on = "dev" if story._dev is None else counted(story._dev, "dev row")
-    rows = "all labelled rows" if story._labelled is None else f"all {counted(story._labelled, 'labelled row')}"
+    rows = (
+        "all labelled rows" if story._labelled is None else f"{'all ' * story._every}{counted(story._labelled, 'labelled row')}"
+    )
     fitted = f"arms fitted to {rows}; on {on}, by fits that had not seen them"
     what = fitted if story.by_probe else f"confirmed on {'all of dev' if story._dev is None else f'all {on}'}"
     return [Line(what + (f": {'; '.join(arms)}" if arms else ""))]
@@ -435,6 +446,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "cut": _cut,
     "read_on": _cut,
     "verdict": _verdict,
+    "further": _further,
     "better": _better,
     "reference": _reference,
     "race": _race,

@@ -145,7 +145,6 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "label_names": _text,
     "tfidf": _text,
     "chain": _text,
-    "further": _text,
     "cost": _cost,
     "done": _done,
     "sample": news,
