@@ -35,6 +35,8 @@ def finished(bench: Bench) -> Path:
     ended = run(bench, bench.folder, out, budget="60ktok")
     assert ended.code == 0, ended.stderr
     assert "drawn at random" in ended.stdout and "that prompts were not raced on" in ended.stdout
+    n = summary_of(out)["n"]
+    assert f"arms fitted to {n['train'] + n['dev']} labelled rows" in ended.stdout
     return out
 
 

@@ -79,9 +79,12 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch) -> tu
     if search.cut or not rows:
         return ()
     most = min(len(rows), min(HEURISTICS.most_rows, _rows_in_memory(context)) - len(search.rows))
-    room = context.spending.left_within_step() - prices.test(search, search.best_frozen, words=False)
+    # These rows come before the tuning of the seed prompt, which never ships unless it leads.
+    left, ends = context.spending.left_within_step(), replace(search, tunes_seed=False)
 
     def fitting(epochs: float) -> int:
+        room = left - prices.test(ends, search.best_frozen, tuned=epochs > 0, words=False)
+
         def cost(count: int) -> float:
             return prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs)
 
