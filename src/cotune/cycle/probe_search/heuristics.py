@@ -38,6 +38,7 @@ class SearchHeuristics:
             prompts continue then.
         most_race_share: share of the budget for a first race of the smallest pool over all labelled rows.
         mostly_raced: share of the labelled rows below which such a race sees too few of them.
+        least_seen: number of rows, repetitions counted, that a tuning sees before new rows take the place of more epochs.
         sampled_race_share: its share of the budget then, which leaves time for tuning on rows that were not raced.
         most_rows: maximum number of rows that probes are fitted to; their states in double precision take 10 kB per row.
         most_test_share: share of the budget for two frozen arms on the test; if there are more test rows, some are drawn.
@@ -123,6 +124,7 @@ class SearchHeuristics:
     verdict_seconds: float = 54.0
     most_race_share: float = 0.35
     mostly_raced: float = 0.67
+    least_seen: int = 2000
     sampled_race_share: float = 0.2
     most_rows: int = 20_000
     most_test_share: float = 0.45
@@ -184,6 +186,10 @@ class SearchHeuristics:
     def refit(self, *, fields: bool) -> float:
         """Strength of a probe on tuned states, as a multiple of the frozen probe's; ``fields``: of several fields."""
         return 1.0 if fields else self.refit_strength
+
+    def epochs_beyond(self, rows: int) -> float:
+        """Epochs that a tuning needs for a number of rows before further rows are worth more than further epochs."""
+        return min(self.epochs_many, max(1.0, self.least_seen / rows))
 
     def opening_rows(self, labels: int) -> int:
         """Number of labelled rows of a race's first round for a number of labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,10 @@ def draw_rows(context: RunContext, prices: Prices, seed: Prompt) -> None:
     def arms(count: int) -> float:
         return 2 * prices.rows(seed, count)
 
-    wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
+    wanted = _most(rows, lambda count: race(count) <= HEURISTICS.most_race_share * budget)
     if wanted < HEURISTICS.mostly_raced * rows:
-        wanted = _most(rows, race, HEURISTICS.sampled_race_share * budget)
-    asked = _most(test, arms, HEURISTICS.most_test_share * budget)
+        wanted = _most(rows, lambda count: race(count) <= HEURISTICS.sampled_race_share * budget)
+    asked = _most(test, lambda count: arms(count) <= HEURISTICS.most_test_share * budget)
     wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * context.choosing.most_values))
     asked = min(test, max(asked, LEAST_TEST))
     remembered = _rows_in_memory(context)
@@ -72,8 +73,8 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch) -> tu
     A ``further`` step.
 
     Races compare many prompts, so each of their rows is read many times. These rows are read under two prompts, the seed prompt
-    and the best one, and tuned on at least once. There must be room for all of this and for the test; if there is none for
-    tuning, frozen probes learn from them.
+    and the best one, and tuned on once; more often if a tuning would else have few steps. There must be room for all of this
+    and for the test; if there is none for any tuning, frozen probes learn from them.
     """
     rows = _not_raced(context)
     if search.cut or not rows:
@@ -82,16 +83,14 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch) -> tu
     # These rows come before the tuning of the seed prompt, which never ships unless it leads.
     left, ends = context.spending.left_within_step(), replace(search, tunes_seed=False)
 
-    def fitting(epochs: float) -> int:
-        room = left - prices.test(ends, search.best_frozen, tuned=epochs > 0, words=False)
-
-        def cost(count: int) -> float:
-            return prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs)
-
-        return max(0, _most(most, cost, room))
+    def fits(count: int, *, tunes: bool) -> bool:
+        room = left - prices.test(ends, search.best_frozen, tuned=tunes, words=False)
+        epochs = HEURISTICS.epochs_beyond(len(search.rows) + count) if tunes else 0.0
+        return prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs) <= room
 
     def effect() -> dict[str, Any]:
-        count = fitting(1.0) or fitting(0.0)
+        tunes = fits(0, tunes=True)
+        count = _most(most, partial(fits, tunes=tunes))
         learnt = f"{count:,} of {counted(len(rows), 'labelled row')} that prompts were not raced on"
         return {"rows": count, "of": len(rows), "text": f"the budget has room for learning from {learnt}"}
 
@@ -115,14 +114,14 @@ def _rows_in_memory(context: RunContext) -> int:
     return min(len(rows), max(HEURISTICS.least_rows, int(HEURISTICS.tag_numbers / numbers)))
 
 
-def _most(count: int, cost: Callable[[int], float], room: float) -> int:
-    """The largest number up to ``count`` whose cost fits, by bisection."""
-    if count <= 0 or cost(count) <= room:
-        return count
+def _most(count: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to ``count`` that fits, by bisection; 0 if none does."""
+    if count <= 0 or fits(count):
+        return max(0, count)
     low, high = 0, count
     while high - low > max(1, count // 1000):
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(max(1, middle)) <= room else (low, middle)
+        low, high = (middle, high) if fits(middle) else (low, middle)
     return low
 
 
