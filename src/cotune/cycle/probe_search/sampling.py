@@ -79,7 +79,7 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch) -> tu
     rows = _not_raced(context)
     if search.cut or not rows:
         return ()
-    most = min(len(rows), min(HEURISTICS.most_rows, _rows_in_memory(context)) - len(search.rows))
+    most = min(len(rows), _rows_in_memory(context) - len(search.rows))
     # These rows come before the tuning of the seed prompt, which never ships unless it leads.
     left, ends = context.spending.left_within_step(), replace(search, tunes_seed=False)
 
@@ -108,10 +108,12 @@ def _not_raced(context: RunContext) -> tuple[Example, ...]:
 def _rows_in_memory(context: RunContext) -> int:
     """Maximum number of labelled rows whose states fit into memory while probes are fitted to them."""
     rows = (*context.given.train, *context.given.dev)
-    if (owners := context.choosing.owners(rows)) is None:
-        return len(rows)
-    numbers = len(owners) / len(rows) * context.model.width
-    return min(len(rows), max(HEURISTICS.least_rows, int(HEURISTICS.tag_numbers / numbers)))
+    width, owners = context.model.width, context.choosing.owners(rows)
+    if owners is None:
+        most = HEURISTICS.probe_numbers / (2 * width)
+    else:
+        most = HEURISTICS.tag_numbers / (len(owners) / len(rows) * width)
+    return min(len(rows), max(HEURISTICS.least_rows, int(most)))
 
 
 def _most(count: int, fits: Callable[[int], bool]) -> int:
