@@ -188,9 +188,9 @@ class SearchHeuristics:
         """Strength of a probe on tuned states, as a multiple of the frozen probe's; ``fields``: of several fields."""
         return 1.0 if fields else self.refit_strength
 
-    def epochs_beyond(self, rows: int) -> float:
-        """Epochs that a tuning needs for a number of rows before further rows are worth more than further epochs."""
-        return min(self.epochs_many, max(1.0, self.least_seen / rows))
+    def epochs_beyond(self, rows: int, most: float) -> float:
+        """Epochs, at most ``most``, that a number of rows needs before further rows are worth more than further epochs."""
+        return min(self.epochs(rows, most), max(1.0, self.least_seen / rows))
 
     def opening_rows(self, labels: int) -> int:
         """Number of labelled rows of a race's first round for a number of labels."""

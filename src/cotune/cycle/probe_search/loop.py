@@ -127,7 +127,7 @@ class LabelLoop:
 
     def _learn_further(self, search: LabelSearch) -> None:
         """Learn from labelled rows that were not raced too, as many as the budget can use; save a bundle if it is better."""
-        if not (rows := further_rows(self.context, self.prices, search)):
+        if not (rows := further_rows(self.context, self.prices, search, self.config.tune.max_epochs)):
             return
         search.further, search.written = len(rows), (*search.written, *rows)
         search.splits = with_rows(search.splits, rows)

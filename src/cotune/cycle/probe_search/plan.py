@@ -159,8 +159,6 @@ def _closing(context: RunContext, prices: Prices) -> float:
 def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
-    With more rows that were not raced than are held out there is no final tuning, because a trial learns from nearly all rows.
-
     Returns:
         The search with these.
 
@@ -176,17 +174,16 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
     # A single epoch is divided, so that the dev rows are learnt from too.
     least = min(0.25 if rows >= HEURISTICS.many_rows else 1.0, wanted / 2)
-    whole = search.further > len(splits[0].held)
 
     def fitted(ends: LabelSearch) -> LabelSearch:
         room = left - prices.test(ends, winner, words=ends.zero_shot)
-        epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least, whole=whole)
+        epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least)
         return replace(ends, epochs=epochs, last_epochs=last)
 
     def rank(plan: LabelSearch) -> tuple[bool, float, bool]:
         # Of equal plans the first, but without a final tuning one that leaves the reference out.
         last = plan.last_epochs
-        return last > 0, plan.epochs + last, not (last or whole or plan.zero_shot)
+        return last > 0, plan.epochs + last, not (last or plan.zero_shot)
 
     def effect() -> dict[str, Any]:
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
@@ -195,7 +192,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         for tunes_seed, zero_shot in ((True, True), (True, False), (False, False)):
             plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot))
             plans.append(plan)
-            if (plan.last_epochs or whole) and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
+            if plan.last_epochs and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
         plan = max(plans, key=rank)
         epochs, last = plan.epochs, plan.last_epochs
@@ -252,19 +249,17 @@ def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float
     return trials + final + (0.0 if alone else prices.final(seed, rows, epochs + last))
 
 
-def split_epochs(
-    wanted: float, fits: Callable[[float, float], bool], least: float = 1.0, *, whole: bool = False
-) -> tuple[float, float]:
+def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
     """Epochs of a trial and of the final tuning on all labelled rows: as many as fit, half of them in the trial if possible.
 
     ``fits`` says whether the budget suffices for given epochs of both, of which each has at least ``least``. Both are 0 if
-    nothing fits. The second is 0 if only a trial fits, which then ships, or if it has all epochs (``whole``).
+    nothing fits. The second is 0 if only a trial fits, which then ships.
     """
     ways = [
         (epochs, last)
         for epochs in _falling(max(least, wanted / 2), least)
         for last in _falling(max(least, wanted - epochs), least)
-        if epochs + last <= wanted and not whole
+        if epochs + last <= wanted
     ]
     # Learning from all rows gains more than a further epoch on some of them.
     ways = sorted(ways, key=lambda way: (-sum(way), -way[0]))

@@ -67,14 +67,14 @@ def draw_rows(context: RunContext, prices: Prices, seed: Prompt) -> None:
     context.start_with(_sampled(task, int(value["rows"]), int(value["test"]), context.seed))
 
 
-def further_rows(context: RunContext, prices: Prices, search: LabelSearch) -> tuple[Example, ...]:
+def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_epochs: int) -> tuple[Example, ...]:
     """Labelled rows that are learnt from but were not raced, in random order, as many as the budget has room for.
 
     A ``further`` step.
 
     Races compare many prompts, so each of their rows is read many times. These rows are read under two prompts, the seed prompt
     and the best one, and tuned on once; more often if a tuning would else have few steps. There must be room for all of this
-    and for the test; if there is none for any tuning, frozen probes learn from them.
+    and for the test; if there is none for any tuning, frozen probes learn from them. ``max_epochs`` is the maximum of epochs.
     """
     rows = _not_raced(context)
     if search.cut or not rows:
@@ -85,7 +85,7 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch) -> tu
 
     def fits(count: int, *, tunes: bool) -> bool:
         room = left - prices.test(ends, search.best_frozen, tuned=tunes, words=False)
-        epochs = HEURISTICS.epochs_beyond(len(search.rows) + count) if tunes else 0.0
+        epochs = HEURISTICS.epochs_beyond(len(search.rows) + count, max_epochs) if tunes else 0.0
         return prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs) <= room
 
     def effect() -> dict[str, Any]:
