@@ -28,7 +28,6 @@ class SheetAnswers:
             ``truncated`` and ``error`` if any row has one. A number is added to a name that the file already has.
         answered: number of rows that the model answered, undecided ones included.
         truncated: number of these whose text was too long and was cut.
-        errors: errors of the other rows.
         open: number of undecided rows.
         ended: the failure of an endpoint after which no further row was asked; None if all were.
     """
@@ -83,7 +82,6 @@ def answer_sheet(
     answers, and the rows left get it as their error.
 
     Args:
-        checked: result of :func:`check_sheet`.
         unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
             probabilities are one column per name and JSON answers are texts.

@@ -139,7 +139,6 @@ class Collector:
                 self.close()
 
     def close(self) -> None:
-        """Release the folder."""
         self._lock.release()
 
     def _keep(self, rows: Sequence[Mapping[str, str]]) -> None:

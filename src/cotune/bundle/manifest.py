@@ -71,15 +71,12 @@ class Manifest:
     """Content and provenance of a bundle.
 
     Attributes:
-        task: name of the task.
         files: relative POSIX name to sha256 of every file but the manifest itself.
         adapter_id: content hash of the adapter, or ``base`` if there is none.
         prompt_id: content hash of the prompt.
         labels: all labels, in the order of the decision's bias; empty for generated answers.
         input_fields: input fields of a row.
-        output_field: name of the label column that was learned from.
         max_tokens: longest prompt in tokens.
-        versions: versions of packages, by name.
         written: the output for generated answers and those of several fields; None for labels.
         answer_tokens: maximum length of a generated answer; 0 for fields.
         label_type: type of the labels in the data: texts, numbers or truth values.
@@ -103,7 +100,6 @@ class Manifest:
 
     @property
     def output(self) -> Output:
-        """The type of the answers."""
         return self.written or label_output(self.labels, self.label_type)
 
     @property

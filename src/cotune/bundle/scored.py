@@ -33,7 +33,6 @@ class Scored:
 
     Attributes:
         interval: 95% interval of the score.
-        n: number of rows.
         skipped: number of further rows without input or right answer.
         right: number of rows that count as right.
         majority: the commonest label and its score; None for generated answers.
@@ -41,7 +40,6 @@ class Scored:
         labels: scores of each label; empty for generated answers.
         confusion: ``[labels, labels]`` number of rows by right label and answer, in the order of ``labels``; None for generated
             answers.
-        fields: scores of each field of JSON answers.
         truncated: number of rows whose text was too long and was cut.
         errors: measures of errors in the answers' own unit, by name; empty for kinds without a unit.
     """
@@ -61,7 +59,6 @@ class Scored:
     errors: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
         confusion = None
         if self.confusion is not None:
             confusion = {"labels": [one.name for one in self.labels], "rows": self.confusion.tolist()}

@@ -23,7 +23,6 @@ class Seen:
     Attributes:
         learnt: number of rows that it was trained or selected on.
         tested: number of rows in its test.
-        n: number of all rows.
     """
 
     learnt: int
@@ -31,7 +30,6 @@ class Seen:
     n: int
 
     def to_json(self) -> dict[str, int]:
-        """A JSON object."""
         return {"learnt": self.learnt, "tested": self.tested}
 
     def warnings(self) -> list[str]:

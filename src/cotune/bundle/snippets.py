@@ -70,7 +70,6 @@ class Ids:
 
     @classmethod
     def of(cls, renderer: Renderer, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> Ids:
-        """Measure them with a row."""
         special, row = not renderer.chat, dict.fromkeys(fields, "a")
         if prompt.nearest:
             return cls(special)

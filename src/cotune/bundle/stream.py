@@ -156,7 +156,6 @@ def _no_utf8(where: str) -> InputError:
 
 
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
-    """The row in a line."""
     try:
         value = decode_json(text, finite=True)
     except ValueError as error:

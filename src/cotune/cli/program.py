@@ -102,7 +102,6 @@ def tell(text: object, *, err: bool = False) -> None:
 
 
 def echo_json(value: object) -> None:
-    """Print a value as one line of JSON."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode()

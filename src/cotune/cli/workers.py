@@ -40,7 +40,6 @@ class Meter:
         self._shown, self._width = now(), 0
 
     def told(self, done: Done) -> None:
-        """Record a finished job."""
         self.seen.saw(done)
         whole = self.seen.done >= self.seen.rows
         if self._now() - self._shown < (_IN_PLACE_S if self._terminal else _LINES_S) and not (whole and self._terminal):

@@ -78,8 +78,6 @@ class EmbedTask:
     """The validated arguments of ``cotune embed``, read before any model is loaded.
 
     Attributes:
-        out: output file.
-        model: as :func:`open_embedder` takes it.
         settings: how a language model embeds; None for the defaults.
         others: texts that the standardisation is fitted on; None for the texts themselves.
         standard: how vectors are standardised.
@@ -150,7 +148,6 @@ class EmbedTask:
         """Standardise and write the vectors; returns facts for a message.
 
         Args:
-            vectors: vectors of the texts.
             others: computes the vectors of :attr:`others`; called only if they are needed.
         """
         if self.standard != "none":

@@ -25,7 +25,6 @@ class EndpointEmbedder:
 
     Args:
         model: name of the embedding model there.
-        answers: cache of the vectors.
         patience: seconds for one request, including retries.
         progress: called with the estimated number of tokens of the texts. Cached vectors count as well, so that a resumed run
             spends the same budget.

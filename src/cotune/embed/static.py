@@ -20,9 +20,6 @@ class StaticEmbedder:
     (all-but-the-top: Mu and Viswanath, arXiv 1702.01417), and all are scaled to unit length. A text is their mean, weighted by
     ``a / (a + share)`` (smooth inverse frequency: Arora, Liang and Ma, ICLR 2017). Shares follow Zipf's law over token ids,
     which are roughly ordered by frequency; so a vector depends only on its text. Texts are lower-cased.
-
-    Args:
-        model: model with the token vectors and the tokenizer.
     """
 
     def __init__(self, model: TokenVectors) -> None:

@@ -63,7 +63,6 @@ class AnswerCache:
         return count
 
     def close(self) -> None:
-        """Close the file."""
         with self._lock:
             self._connection.close()
 

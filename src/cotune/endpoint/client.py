@@ -104,7 +104,6 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End all waits and close the connections."""
         with self._turn:
             self._closed = True
             for stop in self._stops:

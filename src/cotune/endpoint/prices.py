@@ -57,8 +57,6 @@ class Prices:
     """Prices in US dollars per million tokens.
 
     Attributes:
-        input: price of questions.
-        output: price of answers.
         cached: price of the part of questions that the server had cached; None means the same as ``input``.
     """
 
@@ -67,7 +65,6 @@ class Prices:
     cached: float | None = None
 
     def cost(self, usage: Usage) -> float:
-        """US dollars."""
         cached = self.input if self.cached is None else self.cached
         return ((usage.input - usage.cached) * self.input + usage.cached * cached + usage.output * self.output) / 1e6
 

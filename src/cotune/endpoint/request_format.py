@@ -74,7 +74,6 @@ class RequestFormat:
         return body
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object, for journal and bundle."""
         return asdict(self)
 
     @classmethod
@@ -110,7 +109,6 @@ class Said:
     cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object, for the cache on disk."""
         positions = [list(map(list, p)) for p in self.positions]
         return {"text": self.text, "positions": positions, "usage": asdict(self.usage), "cut": self.cut}
 

@@ -16,7 +16,6 @@ REMOTE = "openai:"
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine."""
     if "%" in host:
         # An IPv6 zone, or an escape that another parser may read as another name.
         return False
@@ -77,7 +76,6 @@ class Key:
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers of each request."""
         return {} if self.text is None else {"Authorization": f"Bearer {self.text}"}
 
     def without(self, text: str) -> str:

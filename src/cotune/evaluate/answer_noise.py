@@ -21,7 +21,6 @@ class AnswerNoise:
     row in ``n`` are missed.
 
     Attributes:
-        n: number of rows.
         flipped: number of rows whose answer differs.
         values: change of the value of each row whose value changed.
         counts: changes of these rows' counts, for scores that are not means of rows; otherwise empty.
@@ -33,7 +32,6 @@ class AnswerNoise:
     counts: tuple[tuple[float, ...], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
     @classmethod
@@ -50,7 +48,6 @@ class AnswerNoise:
         Args:
             judged: the arm on its rows.
             aggregate: the aggregate of the score; None for a mean of rows.
-            draws: number of simulated generations.
         """
         changes = np.array(self.values)[:, None]
         table = judged.values[:, None]

@@ -65,7 +65,6 @@ class Gain:
         return self.p < ALPHA and not self.within_noise
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "value": self.value,
             "ci": self.ci.as_list(),
@@ -85,7 +84,6 @@ class Attribution:
     """The gains of a run.
 
     Attributes:
-        n: number of rows.
         gains: by name, on the metric, ``prompt_given_tuning`` first.
         log_loss: the same on the log-loss (reduction in nats per row); empty if an arm has no log-loss. Only ``synergy`` is
             corrected together with ``gains``, since only it is reported with them; the others are corrected among themselves.
@@ -124,7 +122,6 @@ def attribute(
 
     Args:
         arms: the arms of :data:`ARMS` by name, on the same rows in the same order.
-        metric: see :data:`cotune.evaluate.arms.Metric`.
         groups: group id of each row, if rows depend on each other.
 
     Raises:

@@ -109,7 +109,6 @@ class Judge:
         self._used: set[str] = set()
 
     def close(self) -> None:
-        """Close the connections and the store of grades."""
         self.client.close()
         self.answers.close()
 
@@ -239,7 +238,6 @@ class Agreement:
     """Agreement of a judge's grades with those of people.
 
     Attributes:
-        n: rows.
         correlation: Pearson correlation; None if either side gives everything the same grade.
         correlation_ci: its 95% interval.
         difference: mean absolute difference.
@@ -253,7 +251,6 @@ class Agreement:
     difference_ci: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
 

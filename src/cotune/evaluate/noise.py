@@ -25,7 +25,6 @@ class Noise:
     """Differences between two scorings of the same rows, which should be equal.
 
     Attributes:
-        n: number of rows.
         largest: largest absolute difference of a label's log-probability, in nats.
         mean: mean of these differences.
         reach: largest change of the margin between two labels of a row, in nats.
@@ -41,7 +40,6 @@ class Noise:
     flipped: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return asdict(self)
 
     def floor(self, scores: Floats, decision: Decision = RAW) -> float:
@@ -121,7 +119,6 @@ def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
 
 
 def _label_indicators(values: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
-    """One-hot columns of the labels, shape (rows, labels)."""
     return np.asarray(np.asarray(values)[:, None] == np.asarray(labels)[None, :], dtype=np.float64)
 
 

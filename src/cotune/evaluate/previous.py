@@ -21,7 +21,6 @@ class Part:
     """A comparison by shares of right rows, whatever the task's metric.
 
     Attributes:
-        n: number of rows.
         new: share of rows that the new candidate gets right.
         old: share of rows that the earlier bundle gets right.
         gain: ``new`` minus ``old``, with intervals and p-values that are corrected for reading several parts.
@@ -33,7 +32,6 @@ class Part:
     gain: Gain
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         gain = {**self.gain.as_dict(), "value": round(self.gain.value, 6)}
         shares = {"n": self.n, "new": round(self.new, 6), "old": round(self.old, 6)}
         return shares | {name: gain[name] for name in ("value", "ci", "p", "ci_single", "p_single", "test")}

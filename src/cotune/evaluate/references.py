@@ -25,8 +25,6 @@ def majority_log_probs(labels: NDArray[np.int64], classes: int, rows: int, sizes
 
     Args:
         labels: label indices of the training rows; with several fields, ``[rows, fields]`` places among all classes.
-        classes: number of labels.
-        rows: number of rows to predict.
         sizes: number of classes of each of several fields; empty for one.
     """
     counts = np.bincount(labels[labels >= 0], minlength=classes) + 0.5
@@ -37,10 +35,8 @@ def tfidf_log_probs(texts: Sequence[str], labels: NDArray[np.int64], classes: in
     """Log-probabilities ``[asked, classes]`` by TF-IDF with scikit-learn's logistic regression.
 
     Args:
-        texts: training texts.
         labels: their label indices.
         classes: number of labels; a label without rows gets the probability ``1 / (rows + classes)``.
-        asked: texts to predict.
 
     Raises:
         ValueError: if there are fewer than two labels, or no text contains a letter or a number.

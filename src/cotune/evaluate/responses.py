@@ -70,7 +70,6 @@ class _Scores:
         return replace(self, log_probs=self.log_probs[rows])
 
     def plus(self, more: Self) -> Self:
-        """These outputs and those on further rows."""
         return replace(self, log_probs=np.concatenate([self.log_probs, more.log_probs]))
 
 
@@ -110,7 +109,6 @@ class FieldOutputs(_Scores):
     Attributes:
         log_probs: ``[states, values]`` log-probabilities, of the values of each field in turn; a state is that of a row, or of
             one of its words.
-        fields: the fields.
         texts: the rows' texts.
         known: the answers, if they are not the likeliest ones by the fields; otherwise None.
     """
@@ -130,13 +128,11 @@ class FieldOutputs(_Scores):
         return replace(self, log_probs=self.log_probs[chosen], texts=self.texts[rows], known=known)
 
     def plus(self, more: Self) -> Self:
-        """These outputs and those on further rows."""
         known = None if self.known is None or more.known is None else (*self.known, *more.known)
         return replace(super().plus(more), texts=(*self.texts, *more.texts), known=known)
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """The answers to the rows."""
         return self.fields.answers(self.log_probs, self.texts) if self.known is None else self.known
 
     @cached_property
@@ -159,7 +155,6 @@ class FieldOutputs(_Scores):
         return replace(evaluation, answers=texts, log_losses=losses)
 
     def calibrated(self, task: Task) -> Decision:
-        """Nothing to calibrate."""
         return RAW
 
 
@@ -212,7 +207,6 @@ class AnswerOutputs:
         return replace(evaluation, answers=self.texts or (), log_losses=known)
 
     def calibrated(self, task: Task) -> Decision:
-        """Nothing to calibrate."""
         return RAW
 
 
@@ -222,7 +216,6 @@ def states_a_row(fields: AnswerFields, texts: Sequence[str]) -> list[int]:
 
 
 def label_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
-    """The index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}
     return np.array([place[row.output] for row in rows], dtype=np.int64)
 

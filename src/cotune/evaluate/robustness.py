@@ -36,7 +36,6 @@ class Measure:
     ci: Interval
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {"value": self.value, "observed": self.observed, "ci": self.ci.as_list()}
 
 
@@ -62,11 +61,9 @@ class Robustness:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval of the change excludes zero."""
         return self.change.ci.high < 0 or self.change.ci.low > 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "n": self.n,
             "base": {"scores": list(self.base), **{name: self.before[name].as_dict() for name in MEASURES}},
@@ -111,7 +108,6 @@ def robustness(
     Args:
         base: scores of the base model under each of at least two formats, on the same rows.
         tuned: the same for the tuned model, with formats in the same order.
-        metric: see :data:`cotune.evaluate.arms.Metric`.
         groups: group id of each row, if rows depend on each other.
 
     Raises:

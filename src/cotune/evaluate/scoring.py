@@ -56,7 +56,6 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        """Number of rows."""
         return len(self.log_losses)
 
     @property

@@ -28,7 +28,6 @@ class Share:
     interval: Interval
 
     def as_dict(self) -> dict[str, Any]:
-        """For the summary."""
         return {
             "value": round(self.value, 6),
             "ci": self.interval.rounded(),
@@ -41,11 +40,8 @@ class PartScores:
 
     Attributes:
         name: the label, or the field's path, such as ``slots.time`` or ``tags[]``; empty if the whole answer is one value.
-        right: number of right values.
-        given: number of answered values.
         precision: share of answered values that are right; None without any.
         recall: share of right values that were answered; None without any.
-        f1: their F1; None without either.
     """
 
     name: str

@@ -51,7 +51,6 @@ class Slice:
     p: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal; rows by position."""
         return {
             "words": list(self.words),
             "rows": list(self.rows),
@@ -86,7 +85,6 @@ def error_slices(
         texts: the rows' inputs.
         correct: right (1) or wrong (0), ``[rows]``.
         groups: group id of each row; intervals then use the effective number of rows.
-        most: maximum number of slices.
         draws: number of shuffles for ``p``.
 
     Returns:

@@ -21,7 +21,6 @@ class Comparison:
         winner: the winner's metric.
         difference: mine minus winner's.
         low: lower end of its paired 95% interval; minus infinity if it is unbounded, as with a single row or group.
-        high: upper end.
         p: p-value by exact McNemar, or a paired permutation test for values other than 0 and 1 and for metrics that are no
             means of rows.
         log_loss_difference: mine minus winner's, in nats per row; below 0 is better. None for answers of an endpoint.
@@ -58,8 +57,6 @@ class Tried:
     """Results for each of the two sets of weights.
 
     Attributes:
-        prompt: the user's prompt.
-        n: number of dev rows.
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
         by_probe: whether both prompts are answered by probes fitted on the train rows.

@@ -55,7 +55,6 @@ class Job:
         return content_hash([f"{self.work.__module__}.{self.work.__qualname__}", __version__, self.given], 40)
 
     def smaller(self) -> Job:
-        """The same job, to be run in smaller parts."""
         return replace(self, places={**self.places, SMALLER: True})
 
     def handed_over(self) -> Job:
@@ -69,7 +68,6 @@ class Done:
 
     Attributes:
         key: the job's key, under which its result is stored.
-        rows: the job's number of rows.
         worker: the worker that ran it, as ``host:process``; empty if an earlier command or a lost worker did.
         seconds: time that the worker spent on it.
         earlier: whether an earlier command had stored the result.

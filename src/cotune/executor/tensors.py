@@ -18,7 +18,6 @@ def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> b
 
 
 def unpacked(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Inverse of :func:`packed`."""
     from safetensors.numpy import load
 
     arrays = load(data)

@@ -23,7 +23,6 @@ class Throughput:
         self._workers: dict[str, tuple[int, float]] = {}
 
     def saw(self, job: Done) -> None:
-        """Add a finished job."""
         self.done += job.rows
         if job.earlier:
             self.earlier += job.rows

@@ -44,7 +44,6 @@ def margins(log_probs: Floats) -> Floats:
 
 
 def random_rows(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Pick rows at random."""
     return [int(row) for row in rng.permutation(len(pool))[:count]]
 
 

@@ -38,7 +38,6 @@ class Pick:
     Attributes:
         number: number of its line or row in the pool's file.
         row: its columns as in the file.
-        fields: its input fields as texts.
         shares: label to probability by the model, the likeliest first; of JSON the likeliest answer alone.
     """
 
@@ -49,11 +48,9 @@ class Pick:
 
     @property
     def guess(self) -> str:
-        """The model's answer."""
         return next(iter(self.shares))
 
     def to_json(self) -> dict[str, Any]:
-        """Inverse of :meth:`from_json`."""
         return {"number": self.number, "row": self.row, "fields": self.fields, "shares": self.shares}
 
     @classmethod

@@ -115,7 +115,6 @@ class Session:
 
     Args:
         out: output file of labelled rows: CSV, TSV, JSONL or Parquet.
-        label: name of the label column.
         picks: rows to ask about, in order.
         earlier: rows that the file contained before.
         identity: bundle, pool and settings that the session belongs to.
@@ -151,12 +150,10 @@ class Session:
 
     @property
     def labelled(self) -> int:
-        """Number of picks with a label."""
         return sum(label is not None for _, label in self.actions)
 
     @property
     def skipped(self) -> int:
-        """Number of picks that were skipped."""
         return self.at - self.labelled
 
     @property
@@ -192,7 +189,6 @@ class Session:
             raise
 
     def save(self) -> None:
-        """Write the labelled rows, then the state of the session."""
         if (sheet := self.sheet(self.actions)) is None:
             self.out.unlink(missing_ok=True)
         else:
@@ -266,7 +262,6 @@ def _texts(row: Mapping[str, Any], fields: Sequence[str], columns: Sequence[str]
 
 
 def session_file(out: Path) -> Path:
-    """Path of the session file of an output file."""
     return out.with_name(f"{out.name}.session.json")
 
 

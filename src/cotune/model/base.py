@@ -55,7 +55,6 @@ class SavedModel:
     Attributes:
         asking: settings, beside the prompt, that decide how rows are asked; for ``prompt.json``.
         text: an example of a rendered prompt.
-        longest: maximum number of tokens of a prompt.
         server: URL of the endpoint and the environment variable with its key; None for a local model.
     """
 
@@ -120,7 +119,6 @@ class AnswerLosses(Counts):
 
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the answer including its stop token, in nats, summed over its tokens.
-        lengths: ``[rows]`` number of tokens of the answer, including the stop token.
     """
 
     losses: NDArray[np.float64]

@@ -161,7 +161,6 @@ class TrackedView:
         return bool(getattr(self._view, "wants_history", False))
 
     def event(self, event: dict[str, Any]) -> None:
-        """Take in a line of the journal."""
         self._view.event(event)
         self._tell()
         if event["kind"] == "note":
@@ -172,11 +171,9 @@ class TrackedView:
             self._queue.put(event)
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
-        """Pass on that further tokens were processed in a stage."""
         self._view.progress(stage, what, tokens)
 
     def set_time_left(self, seconds: float | None) -> None:
-        """Pass on the estimated time left."""
         self._view.set_time_left(seconds)
 
     def close(self, status: Status) -> None:

@@ -75,7 +75,6 @@ class MlflowTracker:
             mlflow.log_metrics({**values, "seconds": at.seconds, "tokens": float(at.tokens)}, step=round(at.seconds))
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """Log metrics and a table."""
         self.metrics(flat_estimates(found), at)
         columns = zip(TABLE, zip(*map(table_row, found), strict=True), strict=True)
         with quiet_mlflow(**_PATIENCE):
@@ -104,7 +103,6 @@ class MlflowTracker:
             client.create_model_version(name, model.model_uri, run_id=run_id, model_id=model.model_id)
 
     def end(self, status: Status) -> None:
-        """Set the run's status."""
         with quiet_mlflow(**_PATIENCE):
             mlflow.end_run(_STATUS[status])
 

@@ -40,7 +40,6 @@ class TensorboardTracker:
         self._writer.flush()
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """Write scalars and one table."""
         self.metrics(flat_estimates(found), at)
         self._writer.add_text("test", _markdown(TABLE, [table_row(one) for one in found]), round(at.seconds))
 
@@ -50,7 +49,6 @@ class TensorboardTracker:
         self._writer.add_text("files", _markdown(("what", "where"), rows), 0)
 
     def end(self, status: Status) -> None:
-        """Close the event file."""
         self._writer.close()
 
 

@@ -64,11 +64,9 @@ class WandbTracker:
         return str(self._run.id)
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
-        """Log one point of the history."""
         self._run.log({**values, "seconds": at.seconds, "tokens": at.tokens}, step=at.place)
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """Log the run's summary and a table."""
         self._run.summary.update(flat_estimates(found))
         rows = [list(table_row(one)) for one in found]
         self._run.log({"test": wandb.Table(columns=list(TABLE), data=rows), "seconds": at.seconds}, step=at.place)

@@ -88,7 +88,6 @@ class _Export:
         predictor: the bundle, loaded in float32 so that an export can only differ from it by the dtype of its weights.
         source: folder of the base model, or of its first layers after :meth:`cut`.
         adapter: folder of the adapter; None if there is none.
-        gguf: writer of GGUF files; None for other formats.
     """
 
     folder: Path

@@ -56,7 +56,6 @@ class GgufExport:
 
     @property
     def adapter_file(self) -> str | None:
-        """Name of the adapter's file."""
         return None if self.adapter is None else f"adapter-{self.predictor.adapter_id}.gguf"
 
     def options(self, *, merged: bool) -> str:

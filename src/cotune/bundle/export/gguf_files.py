@@ -32,7 +32,6 @@ def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufToken
 
     Args:
         folder: folder with safetensors weights.
-        name: name of the model in the file.
     """
     import gguf
 

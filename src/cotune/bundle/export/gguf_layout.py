@@ -59,7 +59,6 @@ class Layout:
 
     @property
     def head_dim(self) -> int:
-        """Width of an attention head."""
         found = getattr(self.config, "head_dim", None)
         return int(found or self.config.hidden_size // self.config.num_attention_heads)
 
@@ -102,7 +101,6 @@ class Layout:
         return values.reshape(heads, *split(rows // heads // 2), *rest).transpose(1, 2).reshape(rows, *rest)
 
     def describe(self, writer: GGUFWriter) -> None:
-        """Write the model's shape."""
         config = self.config
         writer.add_vocab_size(config.vocab_size)
         writer.add_context_length(config.max_position_embeddings)

@@ -128,7 +128,6 @@ def vllm_rank(rank: int) -> int:
 
 
 def _marks(predictor: Predictor) -> dict[str, str]:
-    """:attr:`Asking.marks`."""
     fields = predictor.input_fields
     bare = predictor.model.renderer.text(predictor.prompt, dict.fromkeys(fields, "a"), predictor.labels)
     marks: dict[str, str] = {}

@@ -69,12 +69,10 @@ class HubCard:
 
     @property
     def manifest(self) -> Manifest:
-        """The bundle's manifest."""
         return self.bundle.manifest
 
     @cached_property
     def metrics(self) -> Mapping[str, Any]:
-        """The bundle's ``metrics.json``."""
         return fields(read_json(self.bundle.folder / METRICS))
 
     def page(self) -> str:

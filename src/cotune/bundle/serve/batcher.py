@@ -96,13 +96,11 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Number of waiting items."""
         with self._changed:
             return self._waiting()
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is running."""
         with self._changed:
             return not self._stopped
 

@@ -156,5 +156,4 @@ async def _hung_up(request: Request) -> None:
 
 
 def json_response(body: BaseModel) -> Response:
-    """A pydantic model as an HTTP response."""
     return Response(body.model_dump_json(by_alias=True), media_type="application/json")

@@ -49,6 +49,5 @@ class Arriving:
             raise QueueFull(max(1, min(60, self._room.used // _PER_SECOND)))
 
     def release(self) -> None:
-        """Release the bytes."""
         self._room.used -= self._counted
         self._counted, self.data = 0, bytearray()

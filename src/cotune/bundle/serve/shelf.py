@@ -37,7 +37,6 @@ class Served:
 
     @property
     def parent(self) -> str:
-        """The base model's name."""
         return self.predictor.model.name
 
 
@@ -102,7 +101,6 @@ class Shelf:
         return next(iter(found.values())) if len(found) == 1 else self.find(name).embedding
 
     def card(self, served: Served) -> ModelCard:
-        """Model card of a bundle."""
         predictor = served.predictor
         schema = predictor.output.schema
         if schema is not None and predictor.fields is not None and not predictor.output.kind.by_field:

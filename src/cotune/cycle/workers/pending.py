@@ -13,8 +13,6 @@ from cotune.executor.tensors import unpacked
 
 
 class PendingJobs:
-    """The jobs of a request."""
-
     def __init__(self, workers: WorkerPool, jobs: Sequence[Job]) -> None:
         self.workers, self.jobs = workers, tuple(jobs)
 
@@ -29,7 +27,6 @@ class PendingJobs:
         return all(cancelled)
 
     def forget(self) -> None:
-        """Remove the results of the jobs."""
         for job in self.jobs:
             self.workers.forget(job)
 

@@ -151,7 +151,6 @@ class WorkerPool:
         return cancelled
 
     def forget(self, job: Job) -> None:
-        """Remove the result of a job."""
         self._futures.pop(job.key, None)
         self.executor.cancel(job)
         self._remove(job.key)

@@ -20,8 +20,6 @@ class ReliabilityBin:
         low: lower end of the range, inclusive.
         high: upper end of the range, inclusive only in the last bin.
         count: number of rows, at least 1.
-        confidence: mean confidence of the rows.
-        accuracy: share of rows that are right.
         ci: Wilson interval of the accuracy.
     """
 

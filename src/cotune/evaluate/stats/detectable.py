@@ -44,7 +44,6 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1) -> float:
     """The smallest true gain in accuracy that exact McNemar finds in 80% of tests.
 
     Args:
-        n: number of test rows.
         discordant: share of rows on which exactly one arm is right; for a larger effect, all rows that differ are taken to
             favour the better arm.
 
@@ -69,7 +68,6 @@ def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str 
     """Sentence on what a run's test can show: 'With 200 test rows, a gain below about 6 points ...'.
 
     Args:
-        n: number of test rows.
         group_sizes: number of rows of each group, if rows are grouped. Their correlation is unknown before the run, so one is
             assumed and named.
         metric: name of the metric. The effect is computed for right and wrong rows; for other metrics it is only a rough guide.

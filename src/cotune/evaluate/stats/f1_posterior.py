@@ -39,7 +39,6 @@ def dirichlet_f1(
         references: right answers, shape (rows,), at least one.
         predicted: predicted answers, shape (rows,).
         average: "macro" or "weighted" (by rows of the label).
-        seed: seed of the posterior draws.
         groups: group id of each row, if rows depend on each other.
         draws: number of draws from each posterior.
 
@@ -67,7 +66,6 @@ def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
 
     Args:
         cells: ``right * size + predicted`` of each row, as indices of labels, shape (samples, rows).
-        size: number of labels.
 
     Returns:
         Shape (samples, labels, labels), the right label first.

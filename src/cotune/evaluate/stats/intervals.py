@@ -30,7 +30,6 @@ class Interval:
 
     Attributes:
         low: lower end; minus infinity if it is unbounded.
-        high: upper end.
     """
 
     low: float
@@ -46,7 +45,6 @@ class Interval:
 
     @property
     def width(self) -> float:
-        """Upper end minus lower end."""
         return self.high - self.low
 
     def as_list(self) -> list[float | None]:
@@ -54,7 +52,6 @@ class Interval:
         return [end if math.isfinite(end) else None for end in (self.low, self.high)]
 
     def rounded(self) -> list[float | None]:
-        """:meth:`as_list` with six decimal places."""
         return [None if end is None else round(end, 6) for end in self.as_list()]
 
 
@@ -64,7 +61,6 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     Args:
         successes: number of right rows; may be fractional if ``n`` is an effective number.
         n: number of rows, at least 1.
-        level: confidence level, such as 0.95.
 
     Raises:
         ValueError: ``n`` is not positive or ``successes`` is outside 0 to ``n``.
@@ -98,7 +94,6 @@ def proportion_interval(correct: npt.ArrayLike, *, groups: npt.ArrayLike | None 
     Args:
         correct: 1 for a right row and 0 for a wrong one, or a share between, shape (rows,).
         groups: group id of each row.
-        level: confidence level, such as 0.95.
 
     Source: Wilson's interval on effective rows as in Franco et al. (JSSAM 2019).
     """
@@ -175,7 +170,6 @@ def few_groups_limits(statistic: Statistic, values: Floats, groups: npt.ArrayLik
     Args:
         statistic: scores of several samples of the same rows, one column each.
         values: score of each row, from 0 to 1, shape (samples, rows).
-        groups: group id of each row.
     """
     rows = values.shape[-1]
     kinds = np.stack([values, 1 - values], axis=-1)

@@ -59,8 +59,6 @@ def sign_flip_test(differences: npt.ArrayLike, *, seed: int, draws: int = 10_000
 
     Args:
         differences: paired difference of each row, shape (rows,).
-        seed: seed of the random sign patterns.
-        draws: number of random sign patterns.
         groups: group id of each row; the signs of a group's rows are flipped together.
 
     Source: Fisher, The Design of Experiments (1935); Phipson and Smyth (2010) for counting the observed pattern.
@@ -93,8 +91,6 @@ def paired_proportion_interval(first_only: int, second_only: int, n: int, level:
     Args:
         first_only: rows that only the first arm has right.
         second_only: rows that only the second arm has right.
-        n: number of all rows.
-        level: confidence level, such as 0.95.
 
     Source: Tango (Statistics in Medicine 1998).
     """
@@ -136,8 +132,6 @@ def grouped_tango_limits(differences: npt.ArrayLike, groups: npt.ArrayLike, leve
 
     Args:
         differences: differences of two arms on each row, from -1 to 1, shape (..., rows).
-        groups: group id of each row.
-        level: confidence level, such as 0.95.
 
     Returns:
         Lower and upper limits, each of shape (...).
@@ -167,7 +161,6 @@ def contrasts(
     Args:
         statistic: the differences as statistics of resampling weights, one column each.
         differs: whether the arms differ on a row, shape (rows, columns).
-        groups: group id of each row.
         widened: columns that use the t interval.
 
     Returns:

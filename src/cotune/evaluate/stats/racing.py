@@ -47,7 +47,6 @@ class Evidence:
 
     @classmethod
     def none(cls, candidates: int, races: tuple[int, ...] = ()) -> Evidence:
-        """Evidence before the first row."""
         stakes = len(STAKES)
         return cls(
             np.zeros((*races, candidates, candidates, stakes)),
@@ -104,7 +103,6 @@ class Race:
     one looks at and whatever the other candidates do. Rows must be in random order.
 
     Attributes:
-        n_candidates: number of candidates.
         alpha: share of races in which the best candidate may be dropped.
         bound: cap on the loss of a row, in the loss's unit; see :func:`loss_bound`.
         lengths: prompt length of each candidate; ties keep the shorter one. If None, ties keep the earlier one.
@@ -138,7 +136,6 @@ class Race:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Number of rows that each candidate was judged on."""
         return tuple(int(count) for count in self._evidence.rows)
 
     @property

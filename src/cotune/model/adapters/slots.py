@@ -267,7 +267,6 @@ class AdapterSlot:
         return adapter_id
 
     def folder(self, adapter_id: str) -> Path:
-        """The folder of a registered adapter."""
         return self._folders[adapter_id]
 
     def _lora_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:

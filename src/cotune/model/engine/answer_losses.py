@@ -79,7 +79,6 @@ def answer_losses(
 def _compute(
     model: Engine, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows]`` summed losses, and the number of own tokens."""
     model.adapters.use(adapter)
     if not model.shared:
         scores, tokens = naive_label_scores(model.model, rows, batch_tokens=model.settings.batch_tokens, whole=True)

@@ -55,7 +55,6 @@ class OwnKeyValues:
         return keys[:rows, :, :width], values[:rows, :, :width]
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy a row to another slot."""
         for keys, values in self._layers.values():
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]

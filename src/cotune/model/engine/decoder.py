@@ -82,7 +82,6 @@ class Decoder:
         self.tokens = 0
 
     def run(self) -> None:
-        """Run until all answers are done."""
         while self._waiting or self._live:
             free = self._slots - len(self._live)
             # Wait for several rows: a pass over one or two would cost as much as a step of all.

@@ -43,7 +43,6 @@ class Engine:
 
     Args:
         model: the loaded model, in evaluation mode.
-        tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files; part of every cache key.
         cache: cache of scores; None for none.
         name: name of the model as the user gave it, for cards and messages.
@@ -52,7 +51,6 @@ class Engine:
     Attributes:
         shared: whether the shared-prefix engine fits this architecture; otherwise plain batches are used.
         prepacked: whether frozen weights are prepacked in the processor's own layout.
-        capabilities: all capabilities.
         prices: None: a local model costs time only.
     """
 
@@ -230,7 +228,6 @@ class Engine:
 
     @property
     def depth(self) -> int:
-        """Number of the model's layers."""
         return self.runner.depth
 
     @cached_property
@@ -241,7 +238,6 @@ class Engine:
 
     @property
     def width(self) -> int:
-        """Width of a hidden state."""
         return int(self.model.get_output_embeddings().weight.shape[1])
 
     def output_vectors(self, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -49,7 +49,6 @@ def generate(
 
     Args:
         rows: input fields of each row.
-        adapter: :data:`BASE` or a registered adapter's id.
         limit: maximum number of tokens of an answer, including the stop token.
         grammar: constraint on answers; every answer then belongs to it, even if the limit ends it.
         sampling: greedy, or a temperature and a seed.

@@ -41,7 +41,6 @@ def score_labels(
 
     Args:
         rows: input fields of each row.
-        adapter: :data:`BASE` or a registered adapter's id.
         top: None returns the whole distribution; a number returns exact scores of that many best labels and may skip others,
             which is faster for labels of several tokens.
         batch_rows: maximum number of rows per batch; only needed to measure noise.

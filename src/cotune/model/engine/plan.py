@@ -26,7 +26,6 @@ class Tree:
     """Nodes below the end of a suffix, parents before children.
 
     Attributes:
-        tokens: token id of each node.
         parents: index of each node's parent; -1 for a child of the suffix's last token.
     """
 
@@ -104,7 +103,6 @@ class PackedPlan:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens without padding."""
         return len(self.ids) - self.padding
 
     def found(self, heads: int, group: int) -> Tensor:

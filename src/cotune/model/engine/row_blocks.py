@@ -173,5 +173,4 @@ def build_block(
 
 
 def as_tensor(values: NDArray[np.generic], device: torch.device | str) -> Tensor:
-    """Copy an array to a device."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)

@@ -61,8 +61,6 @@ class PackedRunner:
         model: a ``transformers`` causal language model (not its peft wrapper), in evaluation mode.
 
     Attributes:
-        vocabulary: number of tokens with logits.
-        depth: number of its layers.
         logit_scale: factor of the head's products.
         cpus: adapts the number of threads before each pass; None keeps it.
     """

@@ -62,7 +62,6 @@ class Chooser:
         self.ahead = ahead
 
     def start(self, prompt_ids: Sequence[int], limit: int) -> Answer:
-        """Begin a new answer."""
         draws = None
         if self.sampling.temperature > 0:
             own = int(content_hash({"prompt": list(prompt_ids)}, 16), 16)

@@ -20,7 +20,6 @@ class EngineSettings:
     """Settings of the engine.
 
     Attributes:
-        device: torch device.
         dtype: one of :data:`DTYPES`; in ``float16`` a model answers, but cannot be tuned.
         threads: number of CPU threads; None for torch's default.
         batch_tokens: most own tokens in a scoring pass.

@@ -33,9 +33,7 @@ class Capability:
     """Device, number type and threads of the engine.
 
     Attributes:
-        device: torch device, such as ``cpu``, ``cuda:0`` or ``mps``.
         dtype: ``float32``, ``bfloat16`` or ``float16``: the type of the base weights and of the matrix products.
-        threads: CPU threads.
         gemm_gflops: measured rate of matrix products at the bundled model's shapes by dtype, in 1e9 operations per second (a
             multiply and an add are two); 0 if the device does not support it.
         memory_bytes: free memory on the device.
@@ -53,7 +51,6 @@ class Capability:
     processor: str
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object, for the journal."""
         return asdict(self)
 
 

@@ -33,7 +33,6 @@ class Check:
     Attributes:
         name: subject, one word.
         status: ``ok``, ``warn`` (works, but not well) or ``fail`` (does not work).
-        hint: what to do; may be empty.
     """
 
     name: str
@@ -44,8 +43,6 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All checks, and the result of the measurement if it worked."""
-
     checks: tuple[Check, ...]
     probe: Capability | None
 

@@ -106,7 +106,6 @@ def halve_until_it_fits(run: Callable[[int], _Found], size: int, device: torch.d
 
 
 def processor_name(root: Path = _ROOT) -> str:
-    """The processor's name."""
     for line in _read(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":

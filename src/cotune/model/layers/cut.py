@@ -27,7 +27,6 @@ _EPSILON = 1e-6
 
 
 def depth_of(model: Any) -> int:
-    """Number of layers of a causal language model."""
     return int(model.config.get_text_config().num_hidden_layers)
 
 
@@ -201,7 +200,6 @@ def means(states: Tensor, own: Sequence[NDArray[np.int64]]) -> Tensor:
 
 
 def norm_epsilon(model: Any) -> float:
-    """Epsilon of a model's norms."""
     config = model.config.get_text_config()
     return float(getattr(config, "rms_norm_eps", None) or getattr(config, "layer_norm_eps", None) or _EPSILON)
 

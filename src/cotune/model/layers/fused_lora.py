@@ -33,7 +33,6 @@ class LoraUpdate:
     Attributes:
         down: ``[rank, inputs]`` in fp32.
         up: ``[outputs, rank]`` in fp32.
-        scale: factor of the update.
     """
 
     down: Tensor

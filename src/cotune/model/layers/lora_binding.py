@@ -95,7 +95,6 @@ class BoundLora:
         self.enabled = True
 
     def release(self) -> None:
-        """Remove the LoRA layers from the model."""
         for layer in remove(self._model, BoundLinear):
             # Break the reference cycle, which would hold the memory until the next garbage collection.
             del layer.group

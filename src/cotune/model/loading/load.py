@@ -50,7 +50,6 @@ class Loaded:
     Attributes:
         model: the model, in evaluation mode, frozen, on its device.
         tokenizer: its fast tokenizer.
-        fingerprint: content hash of the model's files.
         known: cached results of the first load; None if this is the first load.
     """
 

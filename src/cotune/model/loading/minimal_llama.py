@@ -63,7 +63,6 @@ class LightConfig:
         return cls(**{field.name: values[field.name] for field in fields(cls) if not field.name.startswith("_")})
 
     def get_text_config(self) -> LightConfig:
-        """Return itself, as in transformers."""
         return self
 
 
@@ -71,7 +70,6 @@ class LightLlama(nn.Module):
     """A minimal Llama. Its modules are named like the tensors in model files.
 
     Args:
-        config: its shape.
         stops: id or ids of the tokens that end an answer.
         tensors: tensors by name, in the wanted dtype; they are not copied.
 
@@ -95,19 +93,15 @@ class LightLlama(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
         return self.lm_head.weight.device
 
     def get_decoder(self) -> nn.Module:
-        """The model without its head."""
         return self.model
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The embedding of token ids."""
         return self.model.embed_tokens
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The language model head."""
         return self.lm_head
 
     def set_attn_implementation(self, name: str) -> None:

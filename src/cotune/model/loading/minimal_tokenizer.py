@@ -18,9 +18,6 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 class LightTokenizer:
     """The tokenizer of a folder's ``tokenizer.json`` and chat template. Other attributes come from transformers' tokenizer.
 
-    Args:
-        folder: a model folder.
-
     Raises:
         ValueError, KeyError: if the folder contains another kind of tokenizer.
         OSError: if it cannot be read.
@@ -74,7 +71,6 @@ class LightTokenizer:
 
     @cached_property
     def whole(self) -> Any:
-        """The tokenizer of transformers."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
@@ -87,20 +83,17 @@ class LightTokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """The token that ends a text."""
         token = self._named.get("eos_token")
         token_id: int | None = None if token is None else self.inner.token_to_id(token)
         return token_id
 
     def convert_tokens_to_ids(self, token: Any) -> Any:
-        """The id of a token."""
         token_id = self.inner.token_to_id(token) if isinstance(token, str) else None
         return self.whole.convert_tokens_to_ids(token) if token_id is None else token_id
 
     def decode(
         self, ids: Any, *, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None, **more: Any
     ) -> Any:
-        """The text of token ids."""
         if more or clean_up_tokenization_spaces is not False:
             more["clean_up_tokenization_spaces"] = clean_up_tokenization_spaces
             return self.whole.decode(ids, skip_special_tokens=skip_special_tokens, **more)

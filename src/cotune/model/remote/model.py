@@ -49,8 +49,6 @@ class RemoteModel:
 
     Args:
         way: request format.
-        answers: store of answers; None stores none.
-        prices: prices of its tokens, if any.
         patience: seconds for one question, including retries, before the run stops.
         schema: JSON Schema of the answers, which the server is asked to follow.
         keeps_on: whether a question that the server refuses for its content, as a filter does, counts as answered with an
@@ -82,12 +80,10 @@ class RemoteModel:
 
     @property
     def endpoint(self) -> Endpoint:
-        """The endpoint."""
         return self.client.endpoint
 
     @property
     def name(self) -> str:
-        """Its name in the config."""
         return REMOTE + self.endpoint.model
 
     @property
@@ -102,11 +98,9 @@ class RemoteModel:
 
     @property
     def answer_tokens(self) -> int:
-        """Maximum number of tokens of an answer."""
         return self.way.tokens
 
     def close(self) -> None:
-        """Close the connections and the store of answers."""
         self.client.close()
         if self.answers is not None:
             self.answers.close()

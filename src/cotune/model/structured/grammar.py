@@ -119,7 +119,6 @@ class Grammar:
 
     @cached_property
     def key(self) -> str:
-        """Content hash, part of cache keys."""
         import llguidance
 
         return content_hash({"grammar": self.source, "library": llguidance.get_version()}, 20)
@@ -131,7 +130,6 @@ class Grammar:
         return llguidance.LLMatcher(_library_bytes(), self.source, log_level=0)
 
     def accepts(self, text: str) -> bool:
-        """Whether the grammar allows a text."""
         matcher = self._start.deep_copy()
         return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
 

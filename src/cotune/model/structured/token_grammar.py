@@ -77,7 +77,6 @@ class TokenTable:
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of tokens."""
         return b"".join(self.bytes[i] or b"" for i in ids).decode("utf-8", errors="replace")
 
 
@@ -117,7 +116,6 @@ class TokenGrammar:
         return self.table.text(ids).removeprefix(self.lead)
 
     def start(self) -> GrammarWalk:
-        """The state of a new answer."""
         return GrammarWalk(self, self._matcher.deep_copy())
 
     def ended(self, ids: Sequence[int]) -> list[int]:
@@ -144,12 +142,10 @@ class GrammarWalk:
 
     @property
     def may_stop(self) -> bool:
-        """Whether the answer is complete."""
         return bool(self._matcher.is_accepting())
 
     @property
     def must_stop(self) -> bool:
-        """Whether the answer is complete and nothing can follow."""
         return self.may_stop and bool(self._matcher.is_stopped())
 
     def allowed(self, stops: Collection[int]) -> NDArray[np.bool_]:

@@ -101,7 +101,6 @@ def plain_table(heads: Sequence[str], lines: str, *, kind: str = "") -> str:
 
 
 def card(title: str, *parts: str) -> str:
-    """A card of trusted markup."""
     return f"<div class=card><h3>{title}</h3>{''.join(parts)}</div>"
 
 
@@ -112,5 +111,4 @@ def legend(entries: Iterable[tuple[str, str, str]]) -> str:
 
 
 def chip(text: object, kind: str = "") -> str:
-    """A small badge."""
     return f'<span class="chip {kind}">{esc(text)}</span>'

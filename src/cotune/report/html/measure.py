@@ -17,7 +17,6 @@ class DevMeasure:
     """The sections' way of reading measurements on dev from the journal, and their wording; here for the metric's score.
 
     Args:
-        metric: name of the metric.
         groups: group number of each dev row; empty if rows are not grouped.
     """
 

@@ -52,19 +52,15 @@ class Plot:
         self._parts: list[str] = []
 
     def x(self, value: float) -> str:
-        """Position on the horizontal axis in percent."""
         return f"{place_in(self.x_range, value):.2f}%"
 
     def y(self, value: float) -> str:
-        """Position on the vertical axis in percent."""
         return f"{100 - place_in(self.y_range, value):.2f}%"
 
     def raw(self, markup: str) -> None:
-        """Add trusted markup."""
         self._parts.append(markup)
 
     def line(self, start: Point, end: Point, kind: str) -> None:
-        """Add a straight line with a CSS class."""
         self.raw(
             f'<line class="{kind}" x1="{self.x(start[0])}" y1="{self.y(start[1])}" '
             f'x2="{self.x(end[0])}" y2="{self.y(end[1])}"/>'
@@ -96,7 +92,6 @@ class Plot:
         self.raw(f'<text class="{kind}" x="{self.x(place[0])}" y="{self.y(place[1])}" dx="{dx}" dy="{dy}">{esc(text)}</text>')
 
     def axes(self, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> None:
-        """Add grid lines and axis labels."""
         for value, shown in y_ticks:
             place = self.y(value)
             self.raw(f'<line class="grid" x1="0" x2="100%" y1="{place}" y2="{place}"/>')

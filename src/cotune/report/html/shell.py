@@ -53,7 +53,6 @@ def framed(
     Args:
         links: names of the sections' elements, with their titles.
         source: files that the page was made from, for the last line.
-        data: JSON for the scripts.
         scripts: names of the page's scripts among the assets.
     """
     nav = "".join(f'<a href="#{name}">{shown}</a>' for name, shown in links.items())

@@ -26,7 +26,6 @@ class Progress:
 
     Attributes:
         share: share of the run that is done, from 0 to 1; None if not known.
-        text: description of the current work.
     """
 
     share: float | None

@@ -158,7 +158,6 @@ class LiveView(FollowingView):
 
     @property
     def _width(self) -> int:
-        """Columns inside the frame."""
         return max(20, self._console.width - _FRAME)
 
     def _wrapped(self, text: str, style: str, width: int) -> list[Text]:

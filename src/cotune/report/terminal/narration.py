@@ -55,7 +55,6 @@ class Story:
     Attributes:
         task: name of the task; empty before the start event.
         budget: budget from the run's start event.
-        cycle: number of the current cycle; 0 before the first.
         best: the best on dev so far: score, log-loss (each None if not known) and a description of the prompt.
         trail: the successive best scores; log-losses if no scores are known or if they decide.
         measure: what ``best`` was measured by; the first race by probes is ``cross-fitted``, later candidates are ``held out``.
@@ -160,7 +159,6 @@ def measured(value: Value) -> str:
 
 
 def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
-    """Sort key by score, then log-loss; higher is better."""
     return -math.inf if score is None else score, -math.inf if loss is None else -loss
 
 

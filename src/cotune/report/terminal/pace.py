@@ -26,18 +26,15 @@ class Pace:
         self.tokens = 0
 
     def saw_event(self, event: Mapping[str, Any]) -> None:
-        """Set the active time from an event."""
         if (active := number(event.get("active_s"))) is not None:
             self._active, self._active_at = active, self._now()
 
     def saw_tokens(self, tokens: int) -> None:
-        """Add tokens that were just processed."""
         self.tokens += tokens
         self._samples.append((self._now(), tokens))
         self._forget()
 
     def set_left(self, seconds: float | None) -> None:
-        """Set the estimated remaining seconds."""
         left = number(seconds)
         self._left = None if left is None else (left, self._now())
 

@@ -21,7 +21,6 @@ class Line:
     Attributes:
         text: the line, safe for a terminal.
         level: ``verdict`` for results, ``news`` for notable events, ``failure`` for errors, else ``note``.
-        best: whether it reports a new best on dev.
     """
 
     text: str
@@ -116,7 +115,6 @@ def _text(value: Value, limit: int = 300) -> list[Line]:
 
 
 def news(value: Value) -> list[Line]:
-    """The event's own words, as news."""
     return [Line(line.text, "news") for line in _text(value)]
 
 

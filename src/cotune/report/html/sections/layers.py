@@ -36,7 +36,6 @@ class LayerCurve:
 
     Attributes:
         rows: number of labelled rows in the last race of the prompt.
-        chosen: the layer that was chosen.
         probes: layer to cross-fitted accuracy and log-loss, for the layers with a logistic regression.
         ridge: layer to leave-one-out squared error of ridge regression, for every embedded layer.
         frozen: result of the frozen probe on the held-out rows that tuned weights are scored on; None if it has none.

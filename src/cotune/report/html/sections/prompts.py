@@ -30,7 +30,6 @@ class Score:
 
     Attributes:
         level: score or log-loss, by the page's measure.
-        rows: number of dev rows.
         adapter: id of the adapter, or of the base model.
         score: the metric's score, if known.
         log_loss: log-loss in nats per row, if known.
@@ -53,8 +52,6 @@ class PromptFacts:
 
     Attributes:
         operator: operator that made it; empty for initial prompts.
-        parents: ids of its parent prompts.
-        cycle: cycle in which it first appeared.
         raced: its measurement in each race.
         tuned: measurements of its adapters, in order.
         dropped: whether a race eliminated it.
@@ -213,7 +210,6 @@ def _with_answers(measured: Score, written: Mapping[str, Any]) -> Score:
 
 
 def read_prompt(data: object) -> Prompt | None:
-    """Read a prompt from its JSON object; None for any other value."""
     try:
         prompt = Prompt.from_json(fields(data)) if fields(data) else None
         return prompt if prompt and prompt.id else None

@@ -26,7 +26,6 @@ class AnsweredRow:
         reference: index of the right label or answer text.
         answers: index of the label or generated text of each arm.
         probabilities: one probability per label, after the arm's decision rule; arms may be missing.
-        right: whether the answer is right.
         values: the metric's score of a generated answer; empty for labels.
     """
 
@@ -67,13 +66,10 @@ class RunRecord:
 
     Attributes:
         events: the journal's lines, each with ``kind`` and ``value``.
-        summary: summary of a finished run.
         identity: hashes of data and prompts.
         tests: answers to the test rows.
         devs: answers of the best prompts to the dev rows.
         remarks: sentences on what could not be read.
-        command: the command line.
-        workers: what each worker has done.
     """
 
     folder: Path
@@ -89,12 +85,10 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has finished."""
         return bool(self.summary)
 
     @property
     def metric(self) -> str:
-        """Name of the metric."""
         return str(self.summary.get("metric") or self.value("start").get("metric") or self.config.get("metric") or "score")
 
     @cached_property
