@@ -14,7 +14,7 @@ from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.scoring import AVERAGES, judged, score_interval
 from cotune.evaluate.stats.clusters import FEW_GROUPS
 from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
-from cotune.evaluate.stats.resampling import bootstrap_limits, evaluate_over, resampling_weights
+from cotune.evaluate.stats.resampling import evaluate_over, resample, resampling_weights
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Aggregate, Metric
 from cotune.task.values.output import label_output
@@ -95,9 +95,7 @@ def _micro_coverage(groups: int, size: int) -> float:
                 low, high = few_groups_limits(statistic, values.T, ids)
             else:
                 # Fewer draws than are reported with make the ends less certain, so that they hold the truth no more often.
-                _, low, high = bootstrap_limits(
-                    statistic, rows, seed=1, draws=600, level=0.95, groups=ids, widened=ids is not None
-                )
+                low, high = resample(statistic, rows, seed=1, draws=600, groups=ids, widened=ids is not None)[1](0.95)
             held.append(np.mean((low <= truth) & (truth <= high)))
     return float(np.mean(held))
 
@@ -121,7 +119,7 @@ def test_the_reported_interval_of_a_micro_f1_is_that_one(groups: int, size: int)
     if groups < FEW_GROUPS:
         low, high = few_groups_limits(statistic, values[None], ids)
     else:
-        _, low, high = bootstrap_limits(statistic, len(ids), seed=1, draws=4000, level=0.95, groups=ids, widened=True)
+        low, high = resample(statistic, len(ids), seed=1, draws=4000, groups=ids, widened=True)[1](0.95)
     assert (interval.low, interval.high) == pytest.approx((low[0], high[0]))
 
 

@@ -13,7 +13,7 @@ from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS
 from cotune.evaluate.stats.paired import FEW_DIFFERING, contrasts, grouped_tango_limits, sign_flip_test, tango_limits
-from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.stats.resampling import resample, weighted_mean
 
 ACCURACIES = ((0.4, 0.5, 0.45, 0.8, 0.95), (0.6, 0.6, 0.6, 0.7, 0.7), (0.9, 0.9, 0.92, 0.95, 0.97), (0.2, 0.5, 0.5, 0.85, 0.9))
 """Of the five arms, in the order of ``ARMS``."""
@@ -163,8 +163,7 @@ def test_the_difference_of_two_shares_is_the_bootstraps_alone() -> None:
     gain = attribute(arms, draws=1000, seed=1, permutations=10).gains["tuning"]
     changes = (COEFFICIENTS[list(GAINS).index("tuning")] @ (margin > 0))[:, None]
     limits = {
-        wide: bootstrap_limits(weighted_mean(changes[:, 0]), 120, seed=1, draws=1000, level=0.95, widened=wide)[1:]
-        for wide in (False, True)
+        wide: resample(weighted_mean(changes[:, 0]), 120, seed=1, draws=1000, widened=wide)[1](0.95) for wide in (False, True)
     }
     assert (gain.ci_single.low, gain.ci_single.high) == pytest.approx((limits[False][0][0], limits[False][1][0]))
     assert gain.ci_single.width < limits[True][1][0] - limits[True][0][0]

@@ -9,7 +9,7 @@ from scipy import special
 
 from cotune.evaluate.stats.clusters import FEW_GROUPS, correlation_bound, effective_rows, group_sums
 from cotune.evaluate.stats.intervals import mean_interval, proportion_interval, wilson, wilson_limits
-from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.stats.resampling import resample, weighted_mean
 
 SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 
@@ -17,10 +17,7 @@ SHARES = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 def _limits(values: Floats, ids: np.ndarray) -> tuple[Floats, Floats]:
     """Limits of many samples (samples, rows) at once, as :func:`mean_interval` gives them for one."""
     if not np.isin(values, (0, 1)).all() and ids.max() + 1 >= FEW_GROUPS:
-        _, low, high = bootstrap_limits(
-            weighted_mean(values.T), len(ids), seed=1, draws=800, level=0.95, groups=ids, widened=True
-        )
-        return low, high
+        return resample(weighted_mean(values.T), len(ids), seed=1, draws=800, groups=ids, widened=True)[1](0.95)
     return wilson_limits(values.mean(axis=1), effective_rows(values, ids))
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.stats.f1_posterior import dirichlet_f1
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval, wilson
-from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.stats.resampling import resample, weighted_mean
 from cotune.evaluate.words import p_value
 from cotune.task.metrics.metric import METRICS
 
@@ -63,14 +63,14 @@ def test_means_are_covered_at_their_level(n):
     datasets, generator, covered = 600, np.random.default_rng(n), []
     for a, b in ((0.5, 0.5), (4, 1), (2, 2), (1.5, 6), (8, 1)):
         values = generator.beta(a, b, size=(n, datasets))
-        _, low, high = bootstrap_limits(weighted_mean(values), n, seed=1, draws=1500, level=0.95)
+        low, high = resample(weighted_mean(values), n, seed=1, draws=1500)[1](0.95)
         covered.append(np.mean((low <= a / (a + b)) & (a / (a + b) <= high)))
     assert 0.94 <= np.mean(covered) <= 0.97
 
 
 def test_bootstrap_of_one_column_is_the_bootstrap_of_many():
     values = np.random.default_rng(0).random((40, 3))
-    _, low, high = bootstrap_limits(weighted_mean(values), 40, seed=7, draws=4000, level=0.95)
+    low, high = resample(weighted_mean(values), 40, seed=7, draws=4000)[1](0.95)
     single = mean_interval(values[:, 1], seed=7)
     assert (single.low, single.high) == pytest.approx((low[1], high[1]))
     assert mean_interval(values[:, 1], seed=7) == single

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import broken, double, killed_always, killed_once, numbers, refused, slow_double, waited
 
+from cotune.cli.workers import Throughput
 from cotune.errors import BusyError, InputError
 from cotune.executor import Choice, Done, Executor, Job, LostError, Storage, open_executor, part_folder, run_all
 from cotune.executor.base import WorkerLost
@@ -25,7 +26,6 @@ from cotune.executor.choice import slots_of
 from cotune.executor.job import SMALLER, perform
 from cotune.executor.on_ray import cpus_each
 from cotune.executor.slots import MOST_LOSSES, SlotExecutor
-from cotune.executor.throughput import Throughput
 
 JSON: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

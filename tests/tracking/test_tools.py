@@ -196,10 +196,8 @@ def test_an_mlflow_server_that_goes_away_ends_no_run(done: Path, copy: Path, mlf
             mlflow.set_tracking_uri("http://127.0.0.1:9")
             super().files(run)
 
-    from cotune.tracking.registry import TRACKERS
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TRACKERS, "mlflow", Leaving)
+        patch.setattr("cotune.tracking.mlflow.MlflowTracker", Leaving)
         ended = run(copy, "tracking=mlflow")
     assert ended.code == 0 and (copy / SUMMARY).is_file()
     assert ended.stdout.count("tracking in mlflow stopped") == 1

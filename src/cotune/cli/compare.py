@@ -30,9 +30,10 @@ def compare(
 
     comparison = compare_runs(first, second)
     if report is not None:
-        from cotune.report.html.comparison import write_comparison
+        from cotune.files import write_text
+        from cotune.report.html.comparison import render_comparison
 
-        write_comparison(report, comparison.for_page())
+        write_text(report, render_comparison(comparison.for_page()))
     if as_json:
         echo_json(comparison.to_json())
         return

@@ -64,21 +64,17 @@ def init(
     if asks:
         tell(f"{data}: {len(table):,} rows with the columns {shown_names(table.columns)}", err=True)
 
-    def check_inputs(text: str) -> None:
+    def check_columns(text: str) -> None:
         for name in _columns(text, table):
             table.need(name, nested=True)
 
     for name in input or ():
         table.need(name, nested=True, several=True)
     question = "input column, or several separated by commas"
-    inputs = input or _columns(_answer(question, None, guessed_input, check_inputs, asks=asks), table)
-
-    def check_outputs(text: str) -> None:
-        for name in _columns(text, table):
-            table.need(name, nested=True)
+    inputs = input or _columns(_answer(question, None, guessed_input, check_columns, asks=asks), table)
 
     given = joined_name(output) if output else None
-    answers = _answer("output column, or several separated by commas", given, guessed_output, check_outputs, asks=asks)
+    answers = _answer("output column, or several separated by commas", given, guessed_output, check_columns, asks=asks)
     outputs = _columns(answers, table)
     if same := next((name for name in outputs if name in inputs), None):
         raise InputError(f"{same!r} is both input and answer", where=str(data), hint="Name another column with --output.")

@@ -75,7 +75,7 @@ def label(
     from cotune.bundle.load import OpenedBundle
     from cotune.labelling.acquisition import ACQUISITIONS
     from cotune.labelling.known import bundle_of
-    from cotune.labelling.picking import default_way
+    from cotune.labelling.picking import DEFAULT
     from cotune.labelling.pool import identity_of
 
     bundle, folder = bundle_of(run)
@@ -83,7 +83,8 @@ def label(
     manifest = opened.manifest
     if not manifest.labels:
         _check_only_picked(manifest, bundle, only_picked=as_json and not web)
-    way = by or default_way(opened)
+    # Without hidden states, only methods by probabilities alone are left.
+    way = by or ("margin" if opened.has_endpoint else DEFAULT)
     if way not in ACQUISITIONS:
         raise InputError(f"unknown method {way!r}", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
     asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.bundle.answer_sheet import Checked
-from cotune.bundle.load import OpenedBundle
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import said
 from cotune.bundle.unfinished import stored_answers
@@ -125,9 +124,16 @@ def pick_rows(
         places, rows = [places[i] for i in answered], [rows[i] for i in answered]
         states = np.zeros((len(rows), 1), dtype=np.float32)
     chosen = ACQUISITIONS[way](Pool(log_probs, states), min(count, len(rows)), rng)
-    if answers:
-        return [_pick_with(sheet, places[i], rows[i], {answers[i][0]: round(answers[i][1], 6)}) for i in chosen]
-    return [_pick(sheet, places[i], rows[i], predictor.labels, log_probs[i]) for i in chosen]
+
+    def shares(i: int) -> dict[str, float]:
+        if answers:
+            return {answers[i][0]: round(answers[i][1], 6)}
+        likeliest = np.argsort(-log_probs[i], kind="stable")
+        return {predictor.labels[int(label)]: round(float(np.exp(log_probs[i, label])), 6) for label in likeliest}
+
+    # A file may hold values that JSON cannot: dates, NaN, halves of characters.
+    own = [_writable(plain_json(sheet.rows[places[i]])) for i in chosen]
+    return [Pick(sheet.numbers[places[i]], row, rows[i], shares(i)) for i, row in zip(chosen, own, strict=True)]
 
 
 def _seen(
@@ -174,17 +180,6 @@ def _answered(
     return np.log(np.maximum(np.array(shares), 1e-12)), answered
 
 
-def _pick(sheet: Sheet, place: int, fields: dict[str, str], labels: Sequence[str], log_probs: NDArray[np.float64]) -> Pick:
-    shares = {labels[int(i)]: round(float(np.exp(log_probs[i])), 6) for i in np.argsort(-log_probs, kind="stable")}
-    return _pick_with(sheet, place, fields, shares)
-
-
-def _pick_with(sheet: Sheet, place: int, fields: dict[str, str], shares: dict[str, float]) -> Pick:
-    # A file may hold values that JSON cannot: dates, NaN, halves of characters.
-    row: dict[str, Any] = _writable(plain_json(sheet.rows[place]))
-    return Pick(sheet.numbers[place], row, fields, shares)
-
-
 def _writable(value: Any) -> Any:
     """JSON values with halves of characters, which no file can hold, as escapes."""
     if isinstance(value, dict):
@@ -192,8 +187,3 @@ def _writable(value: Any) -> Any:
     if isinstance(value, list):
         return [_writable(inner) for inner in value]
     return escaped(value) if isinstance(value, str) else value
-
-
-def default_way(bundle: OpenedBundle) -> str:
-    """The default function: the best one of docs/labelling.md, or one by probabilities alone if there are no states."""
-    return "margin" if bundle.has_endpoint else DEFAULT

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from typing import Any
 
 from cotune.config import RunConfig
@@ -75,12 +74,7 @@ def flat_estimates(estimates: Sequence[Estimate]) -> dict[str, float]:
 
 
 TABLE = ("kind", "name", "score", "low", "high", "n", "log_loss", "p")
-"""Columns of :func:`table_row`."""
-
-
-def table_row(one: Estimate) -> tuple[Any, ...]:
-    """An estimate as a row of a table."""
-    return astuple(one)
+"""Columns of a table of estimates, in the order of the attributes of :class:`cotune.tracking.tracker.Estimate`."""
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import mlflow
@@ -15,7 +16,7 @@ from cotune.errors import InputError
 from cotune.files import slug
 from cotune.prompt.messages import turns_of
 from cotune.run_files import BUNDLE, CONFIG, REPORT, SUMMARY
-from cotune.tracking.facts import TABLE, flat_estimates, table_row
+from cotune.tracking.facts import TABLE, flat_estimates
 from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of, public
 
 _STATUS: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
@@ -76,7 +77,7 @@ class MlflowTracker:
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
         self.metrics(flat_estimates(found), at)
-        columns = zip(TABLE, zip(*map(table_row, found), strict=True), strict=True)
+        columns = zip(TABLE, zip(*map(astuple, found), strict=True), strict=True)
         with quiet_mlflow(**_PATIENCE):
             mlflow.log_table({name: list(values) for name, values in columns}, "test.json")
 

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from cotune.errors import not_installed
 from cotune.tracking.tracker import Tracker
 
-
-def _mlflow() -> Tracker:
-    from cotune.tracking.mlflow import MlflowTracker
-
-    return MlflowTracker()
-
-
-def _wandb() -> Tracker:
-    from cotune.tracking.wandb import WandbTracker
-
-    return WandbTracker()
-
-
-def _tensorboard() -> Tracker:
-    from cotune.tracking.tensorboard import TensorboardTracker
-
-    return TensorboardTracker()
-
-
-TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": _mlflow, "wandb": _wandb, "tensorboard": _tensorboard}
+_CLASSES = {"mlflow": "MlflowTracker", "wandb": "WandbTracker", "tensorboard": "TensorboardTracker"}
+"""Class of each tracker, in the module of its name."""
 
 
 def tracker_of(name: str | None) -> Tracker | None:
@@ -38,6 +20,7 @@ def tracker_of(name: str | None) -> Tracker | None:
     if name is None:
         return None
     try:
-        return TRACKERS[name]()
+        tracker: Tracker = getattr(import_module(f"cotune.tracking.{name}"), _CLASSES[name])()
     except ImportError as error:
         raise not_installed(name, "tracking", error) from error
+    return tracker

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 from torch.utils.tensorboard import SummaryWriter
 
 from cotune.run_files import BUNDLE, REPORT, SUMMARY
-from cotune.tracking.facts import TABLE, flat_estimates, table_row
+from cotune.tracking.facts import TABLE, flat_estimates
 from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
 
 FOLDER = "tensorboard"
@@ -41,7 +42,7 @@ class TensorboardTracker:
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
         self.metrics(flat_estimates(found), at)
-        self._writer.add_text("test", _markdown(TABLE, [table_row(one) for one in found]), round(at.seconds))
+        self._writer.add_text("test", _markdown(TABLE, [astuple(one) for one in found]), round(at.seconds))
 
     def files(self, run: Tracked) -> None:
         """Write the paths of the run's files, since event files cannot hold files."""

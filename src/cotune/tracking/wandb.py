@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 import wandb
@@ -11,7 +12,7 @@ import wandb
 from cotune.errors import InputError
 from cotune.files import slug
 from cotune.run_files import BUNDLE, CONFIG, REPORT, SUMMARY
-from cotune.tracking.facts import TABLE, flat_estimates, table_row
+from cotune.tracking.facts import TABLE, flat_estimates
 from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of
 
 _PROJECT = "cotune"
@@ -68,7 +69,7 @@ class WandbTracker:
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
         self._run.summary.update(flat_estimates(found))
-        rows = [list(table_row(one)) for one in found]
+        rows = [list(astuple(one)) for one in found]
         self._run.log({"test": wandb.Table(columns=list(TABLE), data=rows), "seconds": at.seconds}, step=at.place)
 
     def files(self, run: Tracked) -> None:

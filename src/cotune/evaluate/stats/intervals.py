@@ -13,10 +13,10 @@ from cotune.evaluate.stats.clusters import FEW_GROUPS, effective_rows
 from cotune.evaluate.stats.resampling import (
     Floats,
     Statistic,
-    bootstrap_limits,
     evaluate_over,
     group_index,
     influence_values,
+    resample,
     weighted_mean,
 )
 
@@ -159,8 +159,8 @@ def aggregate_interval(
 
 
 def _resampled(statistic: Statistic, rows: int, seed: int, groups: npt.ArrayLike | None, draws: int) -> Interval:
-    widened = groups is not None
-    _, low, high = bootstrap_limits(statistic, rows, seed=seed, draws=draws, level=LEVEL, groups=groups, widened=widened)
+    _, limits = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=groups is not None)
+    low, high = limits(LEVEL)
     return Interval(float(low[0]), float(high[0]))
 
 

@@ -143,21 +143,6 @@ def several_units(rows: int, groups: npt.ArrayLike | None) -> bool:
     return rows > 1 and (groups is None or bool(group_index(groups).any()))
 
 
-def bootstrap_limits(
-    statistic: Statistic,
-    rows: int,
-    *,
-    seed: int,
-    draws: int,
-    level: float,
-    groups: npt.ArrayLike | None = None,
-    widened: bool | npt.NDArray[np.bool_] = False,
-) -> tuple[Floats, Floats, Floats]:
-    """Estimate, lower and upper BCa limits of one or several statistics, each of shape (statistics,); see :func:`resample`."""
-    estimate, limits = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
-    return estimate, *limits(level)
-
-
 def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:
     """The estimate plus and minus a t quantile times the jackknife's standard error.
 

@@ -58,7 +58,3 @@ class PrefixStates:
         """The longest kept prefix of ``shared``, else all of ``shared``."""
         fitting = [ids for of, ids in self._kept if of == adapter and shared[: len(ids)] == ids]
         return max(fitting, key=len, default=shared)
-
-    def clear(self) -> None:
-        """Remove the states that are not kept permanently."""
-        self._recent.clear()

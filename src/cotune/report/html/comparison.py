@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.words import NO_DIFFERENCE, READINGS, capitalised, change_text, gain_outcome, metric_words
-from cotune.files import write_text
 from cotune.plain import between, count_of, ends_of, fields, items, number, one_line, shipped, shipped_arm
 from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent, plain_table
 from cotune.report.html.plot import difference_row, padded, strip, strip_row, strips
@@ -19,15 +17,6 @@ from cotune.report.terminal.verdict_tables import rule_of
 _MOST_ROWS = 200
 _MOST_CHARACTERS = 400
 _SIDES = ("first", "second")
-
-
-def write_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
-    """Write :func:`render_comparison` to a file, whole or not at all.
-
-    Raises:
-        CotuneError: the file cannot be written.
-    """
-    write_text(path, render_comparison(comparison))
 
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
