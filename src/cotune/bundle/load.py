@@ -256,7 +256,11 @@ def _predictor(bundle: OpenedBundle, model: LocalModel | RemoteModel) -> Predict
     if bundle.prompt.nearest:
         model.chooser = model.chooser or Neighbours(local)
     if local is not None and bundle.adapter_folder is not None:
-        _enter_adapter(bundle.adapter_folder, manifest, local)
+        if local.adapters.register(bundle.adapter_folder) != manifest.adapter_id:
+            raise InputError(f"the adapter is not the one in {MANIFEST}", where=str(bundle.adapter_folder), hint=COPY_AGAIN)
+        with _damaged(bundle.adapter_folder):
+            local.adapters.use(manifest.adapter_id)
+        check_probe(local, manifest, bundle.adapter_folder)
     return Predictor(
         model,
         bundle.prompt,
@@ -320,14 +324,6 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, short
                 where=where,
                 hint="Use the unchanged base model, with versions of transformers and cotune close to those in the manifest.",
             )
-
-
-def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
-    if model.adapters.register(folder) != manifest.adapter_id:
-        raise InputError(f"the adapter is not the one in {MANIFEST}", where=str(folder), hint=COPY_AGAIN)
-    with _damaged(folder):
-        model.adapters.use(manifest.adapter_id)
-    check_probe(model, manifest, folder)
 
 
 @contextmanager

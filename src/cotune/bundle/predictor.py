@@ -272,10 +272,6 @@ class Predictor:
         for answer, shares, sure, was in zip(found.outputs, found.shares, confidence, cut, strict=True):
             yield Prediction(answer, dict(zip(fields.shown, shares.tolist(), strict=True)), was, confidence=sure)
 
-    def _decided(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Log-probabilities after the decision rule; those of fields are not changed by it."""
-        return self.decision.log_probs(log_probs) if self.fields is None else log_probs
-
     def rendered(self, rows: Sequence[Mapping[str, str]]) -> Sequence[RenderedRow]:
         """Token ids of rows, as the local model reads them."""
         renderer = self.model.renderer
@@ -374,7 +370,7 @@ class Predictor:
             found = probe.with_terms(probe.log_probs(states, self.labels), shown, self.labels)
             # The last of a row's words is its whole text.
             whole = np.cumsum([len(row.words) for row in rendered]) - 1 if probe.words else slice(None)
-            return states[whole], self._decided(found)
+            return states[whole], found if self.fields is not None else self.decision.log_probs(found)
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
         return states, self.decision.log_probs(scores.log_probs)
 

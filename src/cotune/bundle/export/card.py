@@ -23,6 +23,10 @@ def export_card(
         rank: rank of the adapter; 0 if there is none.
         gguf: the writer of the GGUF files, for those two forms.
     """
+    if gguf is not None:
+        launch = _gguf(gguf, merged=to == "gguf-merged")
+    else:
+        launch = _merged(asking) if to == "merged" else _peft(asking, rank)
     parts = [
         f"# {manifest.task}, exported",
         f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
@@ -34,7 +38,7 @@ def export_card(
         "## How cotune and other programs answer",
         _rule(manifest, asking),
         "## Run it",
-        *_launch(to, asking, rank, gguf),
+        *launch,
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -83,12 +87,6 @@ def _rule(manifest: Manifest, asking: Asking) -> str:
             else " A server's `logit_bias` cannot replace it, since two of these labels begin with the same token."
         )
     return told
-
-
-def _launch(to: str, asking: Asking, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
-    if gguf is not None:
-        return _gguf(gguf, merged=to == "gguf-merged")
-    return _merged(asking) if to == "merged" else _peft(asking, rank)
 
 
 def _gguf(gguf: GgufExport, *, merged: bool) -> tuple[str, ...]:

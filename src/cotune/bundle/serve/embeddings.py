@@ -35,11 +35,9 @@ def _asked(exchange: Exchange, sent: bytearray) -> tuple[EmbeddingRequest, list[
     """The request without its texts, and the texts."""
     asked = parsed(EmbeddingRequest.model_validate_json, sent)
     given = [asked.input] if isinstance(asked.input, str) else asked.input
-    return asked.model_copy(update={"input": ""}), exchange.checked(given, _text)
-
-
-def _text(place: int, text: str) -> str:
-    return checked_row(text, ("input",), f"text {place + 1}")["input"]
+    return asked.model_copy(update={"input": ""}), exchange.checked(
+        given, lambda place, text: checked_row(text, ("input",), f"text {place + 1}")["input"]
+    )
 
 
 def _coded(vector: Vectors, coded: bool) -> list[float] | str:

@@ -127,7 +127,7 @@ class AdapterSlot:
             raise InputError("the adapter's weights are not of the rank that its config names", hint="Save the adapter again.")
         if self._peft is not None or not self._bind(settings, weights):
             self.wrap(settings)
-            self._put(weights)
+            copy_weights(weights, {name.replace(".default.", "."): value for name, value in self._lora_parameters()})
         self.current = adapter_id
 
     def read(self, adapter_id: str) -> Mapping[str, Tensor]:
@@ -271,9 +271,6 @@ class AdapterSlot:
 
     def _lora_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(name, p) for name, p in self._peft.named_parameters() if ".lora_" in name]
-
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
-        copy_weights(weights, {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()})
 
 
 def _linear_names(model: Any, settings: LoraSettings) -> str:
