@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_what_did_not_change_has_no_floor_and_all_goes_through_json() -> None:
     assert still == AnswerNoise(20, 0) and still.floor(dev, METRICS["json_f1"].aggregate) == 0.0
     noise = compare_answers(dev, flipped(dev, rng, 0.5, "json_f1"))
     assert noise.flipped == len(noise.values) == len(noise.counts) > 0
-    assert AnswerNoise.from_dict(json.loads(json.dumps(noise.as_dict()))) == noise
+    assert AnswerNoise.from_dict(json.loads(json.dumps(asdict(noise)))) == noise
     assert noise.floor(dev, METRICS["json_f1"].aggregate, seed=1) == noise.floor(dev, METRICS["json_f1"].aggregate, seed=1) > 0
     with pytest.raises(ValueError, match="same rows"):
         compare_answers(dev, written(rng, 19, "json_f1"))

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,11 +151,7 @@ class Manifest:
             "format": FORMAT if self.written is None else WRITTEN_FORMAT,
             "task": self.task,
             "files": dict(sorted(self.files.items())),
-            "base_model": {
-                "name": self.base_model.name,
-                "fingerprint": self.base_model.fingerprint,
-                "revision": self.base_model.revision,
-            },
+            "base_model": asdict(self.base_model),
             "adapter_id": self.adapter_id,
             "prompt_id": self.prompt_id,
             "decision": self.decision.to_json(),

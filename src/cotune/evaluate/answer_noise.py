@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,9 @@ class AnswerNoise:
     values: tuple[float, ...] = ()
     counts: tuple[tuple[float, ...], ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> AnswerNoise:
-        """Inverse of :meth:`as_dict`."""
+        """Inverse of ``asdict``."""
         counts = tuple(tuple(map(float, row)) for row in data["counts"])
         return cls(int(data["n"]), int(data["flipped"]), tuple(map(float, data["values"])), counts)
 

@@ -250,9 +250,6 @@ class Agreement:
     difference: float
     difference_ci: tuple[float, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 0) -> Agreement:
     """Compare grades of the same rows; the interval of the correlation is a percentile bootstrap over rows (Efron 1979).

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +37,6 @@ class Noise:
     reach: float
     spread: float
     flipped: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     def floor(self, scores: Floats, decision: Decision = RAW) -> float:
         """The change of an arm's accuracy due to noise that is not exceeded in 95% of scorings.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,7 @@ def open_judge(
         tried = judge.grade([first])
         found = judge.grade(by_hand.asked)
         both = [(mine, hand) for mine, hand, lost in zip(found.values, by_hand.grades, found.missing, strict=True) if not lost]
-        compared = agreement([float(a) for a, _ in both], [b for _, b in both], seed=config.seed).as_dict() if both else None
+        compared = asdict(agreement([float(a) for a, _ in both], [b for _, b in both], seed=config.seed)) if both else None
         return {
             "model": config.judge.model,
             "rubric": judge.rubric,

@@ -7,6 +7,7 @@ with the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -31,8 +32,8 @@ from cotune.task.example import Example, groups_of
 def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
     """Let the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
 
-    ``keep`` is the budget that must be left afterwards, in its unit. Returns the dict of :meth:`Noise.as_dict` or
-    :meth:`AnswerNoise.as_dict`, with ``tokens``; or ``skipped`` with the reason.
+    ``keep`` is the budget that must be left afterwards, in its unit. Returns the attributes of :class:`Noise` or
+    :class:`AnswerNoise` by name, with ``tokens``; or ``skipped`` with the reason.
     """
     candidate = confirmed.chosen.candidate
     if not context.can.likelihoods:
@@ -59,7 +60,7 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
         if measured is None:
             return {"skipped": f"it is not measured with the metric {context.task.metric}"}
         found, tokens = measured
-        return {**found.as_dict(), "batch_rows": [count, odd], "tokens": tokens}
+        return {**asdict(found), "batch_rows": [count, odd], "tokens": tokens}
 
     key = [candidate.id, [row.id for row in rows]]
 
