@@ -153,7 +153,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     read_schema = _read_schema(source, kind, schema, (*train, *dev, *old))
     schema_text, read_text = ("" if one is None else json_text(one) for one in (schema, read_schema))
     answers, texts = [row.output for row in (*train, *dev)], [row.text for row in (*train, *dev)]
-    copied = KINDS[kind].copied(schema if read_schema is None else read_schema, answers, texts)
+    known_parts = source.known.output.copied if source.known is not None else ()
+    copied = KINDS[kind].copied(schema if read_schema is None else read_schema, answers, texts, known_parts)
     output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied, read_text)
     train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)

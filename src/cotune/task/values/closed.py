@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, ClassVar, Final, Literal, Protocol
@@ -113,6 +113,7 @@ class ClosedField:
 
 
 Blank = Literal["absent", "null", "empty", "never"]
+Spelling = Literal["same", "lower", "upper", "title", "capitalised", "number"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class CopiedField:
         most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
         given: names and values of the other properties of a list's objects, such as ``role="guest"``; other values are another
             part.
+        spelling: how a text is written, see :mod:`cotune.task.values.spelling`.
     """
 
     path: str
@@ -135,10 +137,18 @@ class CopiedField:
     blank: Blank
     most: int = 1
     given: tuple[tuple[str, Any], ...] = ()
+    spelling: Spelling = "same"
+
+    def to_json(self) -> dict[str, Any]:
+        """For bundles, journals and summaries; without the spelling where texts are copied as they stand."""
+        record = asdict(self)
+        if self.spelling == "same":
+            del record["spelling"]
+        return record
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CopiedField:
-        """Read the record that :func:`dataclasses.asdict` made, as JSON.
+        """Inverse of :meth:`to_json`.
 
         Raises:
             TypeError, ValueError, AttributeError: it is not of this form.

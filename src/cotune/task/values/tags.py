@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import islice, pairwise, product
 from math import prod
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +33,7 @@ from cotune.task.values.closed import (
     CopiedField,
     FieldAnswers,
     Node,
+    Spelling,
     closed_fields,
     node_of,
     open_parts,
@@ -41,6 +43,7 @@ from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
 from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
+from cotune.task.values.spelling import gives, learnt_spelling, places_alike, spelled
 from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
 
@@ -179,11 +182,11 @@ class Tags:
             if one.most == 1 and not one.within[1]:
                 # The clearest first, of which the first that fits is taken.
                 own = sorted(own, key=lambda span: -float(table[span[0] : span[1] + 1, number].mean()))
-            found = list(_read(text, own, one.type, fits))
+            found = list(_read(text, own, one, fits))
             if not found and one.blank == "never":
                 lead = table[:, number] - table[:, 0]
                 likeliest = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
-                found = list(islice(_read(text, likeliest, one.type, fits), 1))
+                found = list(islice(_read(text, likeliest, one, fits), 1))
             # A list's objects are counted over all of their kinds.
             answered[number] = found if one.within[1] or self.schemas[number - 1].get("uniqueItems") else found[: one.most]
         return answered
@@ -242,55 +245,97 @@ class Standing:
     """How the values of a part that could be copied stand in the rows' texts.
 
     Attributes:
+        usual: how the values are written, if labelled ones do not clearly say otherwise.
         values: number of values.
-        found: number of those that stand in their text.
-        missing: one that does not; empty if all do.
-        cased: number of those that do not, but do in another letter case.
+        copies: those that stand in their text, if also in another letter case: what stands there, and the value.
+        lost: those that do not.
         blanks: what the outputs without a value have instead, with counts.
     """
 
+    usual: Spelling = "same"
     values: int = 0
-    found: int = 0
-    missing: str = ""
-    cased: int = 0
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     blanks: Counter[Blank] = field(default_factory=Counter)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How values are written."""
+        return learnt_spelling(self.copies, self.usual)
+
+    @cached_property
+    def _misspelled(self) -> list[tuple[str, str]]:
+        return [pair for pair in self.copies if not gives(self.spelling, *pair)]
+
+    @property
+    def found(self) -> int:
+        """Number of values that can be answered."""
+        return self.values - len(self.lost) - len(self._misspelled)
+
+    @property
+    def cased(self) -> int:
+        """Number of values that stand in their text, but are answered in another letter case."""
+        return sum(copy.casefold().split() == value.casefold().split() for copy, value in self._misspelled)
+
+    @property
+    def missing(self) -> str:
+        """A value that cannot be answered; empty if all can."""
+        return next(iter((*self.lost, *(value for _, value in self._misspelled))), "")
 
     @property
     def enough(self) -> bool:
-        """Whether so many values stand in their texts that the part can be copied."""
+        """Whether so many values can be answered that the part can be copied."""
         # A single value may be missing wherever there are few.
         return self.found + 1 >= _LEAST_EACH * self.values
 
 
-def values_in_texts(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> dict[str, Standing]:
-    """How the values of each part that could be copied, by path, stand in the rows' texts."""
+def values_in_texts(
+    schema: Mapping[str, Any] | None,
+    outputs: Sequence[str],
+    texts: Sequence[str],
+    usual: Mapping[str, Spelling] = MappingProxyType({}),
+) -> dict[str, Standing]:
+    """How the values of each part that could be copied, by path, stand in the rows' texts.
+
+    ``usual`` are the spellings of parts in an earlier bundle, by path.
+    """
     parts = [one for one, _ in _open_parts(schema or {}, "", required=True)]
-    standing = {one.path: Standing() for one in parts}
+    standing = {one.path: Standing(usual.get(one.path, "same")) for one in parts}
     for output, text in zip(outputs, texts, strict=True):
-        value, empty = json_in(output), {one.path: one for one in parts}
-        listed = [_values_of(value, one) for one in parts]
-        for one, own, lost in zip(parts, listed, found_in(text, listed)[1], strict=True):
-            part = standing[one.path]
-            part.values, part.found = part.values + len(own), part.found + len(own) - len(lost)
-            part.missing = part.missing or next(iter(lost), "")
-            part.cased += sum(not found_in(text.lower(), [[value.lower()]])[1][0] for value in lost)
-            if own:
-                empty.pop(one.path, None)
+        value, empty, words = json_in(output), {one.path: one for one in parts}, words_of(text)
+        for number, own, place in _placed(text, [_values_of(value, one) for one in parts]):
+            part = standing[parts[number].path]
+            part.values += 1
+            empty.pop(parts[number].path, None)
+            if place is None:
+                part.lost.append(own)
+            elif parts[number].type == "string":
+                part.copies.append((text[words[place[0]][0] : words[place[1]][1]], own))
         for path, one in empty.items():
             standing[path].blanks[_blank_of(_at(value, one.within[0] if one.within[1] else path))] += 1
     return standing
 
 
-def copied_fields(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
-    """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do."""
+def copied_fields(
+    schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str], known: Sequence[CopiedField] = ()
+) -> tuple[CopiedField, ...]:
+    """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do.
+
+    ``known`` are those of an earlier bundle, whose spellings remain usual.
+    """
     fields = answer_fields(schema, tuple(one for one, _ in _open_parts(schema or {}, "", required=True)))
     if not isinstance(fields, Tags):
         return ()
-    standing = values_in_texts(schema, outputs, texts)
+    standing = values_in_texts(schema, outputs, texts, {one.path: one.spelling for one in known})
     if not _stand(standing) or not all(one.enough for one in standing.values()):
         return ()
-    blanks = {path: one.blanks.most_common(1) for path, one in standing.items()}
-    return tuple(replace(one, blank=blanks[one.path][0][0]) if blanks[one.path] else one for one in fields.copied)
+
+    def learnt(one: CopiedField) -> CopiedField:
+        part = standing[one.path]
+        blanks, spelling = part.blanks.most_common(1), part.spelling if one.type == "string" else "same"
+        return replace(one, blank=blanks[0][0] if blanks else one.blank, spelling=spelling)
+
+    return tuple(map(learnt, fields.copied))
 
 
 def with_copied_values(
@@ -371,29 +416,46 @@ def _blank_of(value: Any) -> Blank:
 
 
 def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], list[list[str]]]:
-    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not.
+    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not."""
+    found: list[tuple[int, int, int]] = []
+    missing: list[list[str]] = [[] for _ in values]
+    for part, value, place in _placed(text, values):
+        if place is None:
+            missing[part].append(value)
+        else:
+            found.append((part, *place))
+    return sorted(found, key=lambda span: span[1]), missing
 
-    A value must begin and end with a word, and no two values share one. The longest are placed first, each at its first place.
-    White space in texts and how a number is written do not matter.
+
+def _placed(text: str, values: Sequence[Sequence[Any]]) -> list[tuple[int, str, tuple[int, int] | None]]:
+    """The values of several parts: part, the value's text, and its first and last word in the text, or None if it has none.
+
+    A value must begin and end with a word, and no two values share one. White space in texts and how a number is written do not
+    matter. Values that stand in the text as they are written are placed before those that do in another letter case, the
+    longest first, each at its first free place.
     """
     words = words_of(text)
     starts = {start: number for number, (start, _) in enumerate(words)}
     ends = {end: number for number, (_, end) in enumerate(words)}
-    found: list[tuple[int, int, int]] = []
-    missing: list[list[str]] = [[] for _ in values]
     taken = np.zeros(len(words), dtype=bool)
     wanted = [(value if isinstance(value, str) else json_text(value), part) for part, own in enumerate(values) for value in own]
+    wanted.sort(key=lambda pair: -len(pair[0]))
     numbers = {json_text(value) for own in values for value in own if type(value) in (int, float)}
-    for value, part in sorted(wanted, key=lambda pair: -len(pair[0])):
+
+    def exact(value: str) -> Iterator[tuple[int, int]]:
         for start, end in _places_in(text, value, number=value in numbers):
-            first, last = starts.get(start), ends.get(end)
-            if first is not None and last is not None and not taken[first : last + 1].any():
+            if start in starts and end in ends:
+                yield starts[start], ends[end]
+
+    def first_free(places: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
+        for first, last in places:
+            if not taken[first : last + 1].any():
                 taken[first : last + 1] = True
-                found.append((part, first, last))
-                break
-        else:
-            missing[part].append(value)
-    return sorted(found, key=lambda span: span[1]), missing
+                return first, last
+        return None
+
+    found = [(part, value, first_free(exact(value))) for value, part in wanted]
+    return [(part, value, first_free(places_alike(text, value)) if place is None else place) for part, value, place in found]
 
 
 def _places_in(text: str, value: str, *, number: bool) -> Iterator[tuple[int, int]]:
@@ -497,12 +559,14 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _read(
-    text: str, spans: Iterable[tuple[int, int]], type_: str, fits: Callable[[Any], bool]
+    text: str, spans: Iterable[tuple[int, int]], one: CopiedField, fits: Callable[[Any], bool]
 ) -> Iterator[tuple[int, int, Any]]:
-    """First word, last word and value of words that are a value of a type and fit."""
+    """First word, last word and value of words that are a value of a part and fit."""
     words = words_of(text)
     for first, last in spans:
-        value = _typed(text[words[first][0] : words[last][1]], type_)
+        value = _typed(text[words[first][0] : words[last][1]], one.type)
+        if isinstance(value, str):
+            value = spelled(value, one.spelling)
         if value is not None and fits(value):
             yield first, last, value
 

@@ -165,8 +165,17 @@ class OutputKind:
         """
         return None
 
-    def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
-        """The parts of outputs that are copied from the rows' texts, if all others are closed."""
+    def copied(
+        self,
+        schema: Mapping[str, Any] | None,
+        outputs: Sequence[str],
+        texts: Sequence[str],
+        known: Sequence[CopiedField] = (),
+    ) -> tuple[CopiedField, ...]:
+        """The parts of outputs that are copied from the rows' texts, if all others are closed.
+
+        ``known`` are those of an earlier bundle.
+        """
         return ()
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:

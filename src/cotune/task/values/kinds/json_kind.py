@@ -81,8 +81,14 @@ class JsonKind(OutputKind):
             return copied
         return None if closed_fields(read) is None else read
 
-    def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
-        return copied_fields(schema, outputs, texts)
+    def copied(
+        self,
+        schema: Mapping[str, Any] | None,
+        outputs: Sequence[str],
+        texts: Sequence[str],
+        known: Sequence[CopiedField] = (),
+    ) -> tuple[CopiedField, ...]:
+        return copied_fields(schema, outputs, texts, known)
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
         if schema is None:
