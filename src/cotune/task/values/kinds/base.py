@@ -130,6 +130,10 @@ class OutputKind:
         """Whether a cell has the form of this kind; False if every text has it."""
         return False
 
+    def broken(self, cell: str) -> bool:
+        """Whether a cell that is not :meth:`alike` was clearly meant to be."""
+        return False
+
     def may_name_rows(self, cells: Sequence[str]) -> bool:
         """Whether recognised cells may be row numbers or names instead of answers."""
         return False
