@@ -190,10 +190,39 @@ def test_one_value_or_a_list_is_inferred_and_closed() -> None:
         assert places is not None and json.loads(written(closed, places[0])) == row
 
 
-def test_an_optional_object_is_not_closed() -> None:
-    inner = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-    assert closed_fields({"type": "object", "properties": {"inner": inner}}) is None
-    assert closed_fields({"type": "object", "properties": {"inner": inner}, "required": ["inner"]}) is not None
+INNER: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "a": {"enum": ["x", "y"]},
+        "deep": {"type": "object", "properties": {"b": {"type": "boolean"}}, "required": ["b"]},
+    },
+    "required": ["a"],
+}
+OPTIONAL = {"type": "object", "properties": {"inner": INNER, "last": {"type": "boolean"}}, "required": ["last"]}
+
+
+@pytest.mark.parametrize("inner", [None, {"a": "y"}, {"a": "x", "deep": {"b": True}}])
+def test_an_object_that_may_be_absent_is_closed(inner: Any) -> None:
+    closed = closed_fields(OPTIONAL)
+    assert closed is not None and open_parts(OPTIONAL) == [] and len(set(closed.names)) == len(closed.names)
+    assert [one.path for one in closed.fields] == ["inner", "inner.a", "inner.deep", "inner.deep.b", "last"]
+    output = json.dumps({**({} if inner is None else {"inner": inner}), "last": True})
+    places = closed.places(output)
+    assert places is not None and written(closed, places[0]) == output
+    required = {**OPTIONAL, "required": ["inner", "last"]}
+    closed = closed_fields(required)
+    assert closed is not None and (closed.places(output) is None) == (inner is None)
+
+
+def test_values_in_an_absent_object_do_not_lower_the_confidence() -> None:
+    closed = closed_fields(OPTIONAL)
+    assert closed is not None
+    # Whether the inner object is there, a, whether the deep one is, b, last.
+    shares = [[0.8, 0.2, 0.5, 0.5, 0.6, 0.4, 0.5, 0.5, 0.1, 0.9], [0.2, 0.8, 0.7, 0.3, 0.6, 0.4, 0.5, 0.5, 0.1, 0.9]]
+    found = closed.judged(np.log(shares))
+    assert [json.loads(output) for output in found.outputs] == [{"last": True}, {"inner": {"a": "x"}, "last": True}]
+    assert found.confidence is not None and found.confidence == pytest.approx([0.8 * 0.9, 0.8 * 0.7 * 0.6 * 0.9])
+    assert closed.places('{"inner": {"a": "z"}, "last": true}') is None and closed.places('{"inner": 1, "last": true}') is None
 
 
 def test_outputs_that_cannot_differ_and_single_values_are_no_fields() -> None:
@@ -239,8 +268,7 @@ def _schemas(draw: st.DrawFn, depth: int = 2) -> dict[str, Any]:
     if depth:
         parts["inner"] = draw(_schemas(depth - 1))
     parts["last"] = {"type": "boolean"}
-    optional = [name for name, part in parts.items() if "properties" not in part]
-    left_out = set(draw(st.lists(st.sampled_from(optional), unique=True)))
+    left_out = set(draw(st.lists(st.sampled_from(list(parts)), unique=True)))
     required = [name for name in parts if name not in left_out]
     return {"type": "object", "properties": parts, "required": required, "additionalProperties": False}
 

@@ -243,12 +243,34 @@ class ClosedFields:
         """The outputs with the probabilities of all values."""
         return FieldAnswers(self.answers(log_probs), np.exp(log_probs), self.confidence(log_probs))
 
-    def confidence(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``[rows]`` probability that all fields are right: the product of the probabilities of the chosen values."""
+    def confidence(self, log_probs: NDArray[np.float64], places: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """``[rows]`` probability that all fields are right: the product of the probabilities of the chosen values.
+
+        Values in an object that is not there do not count. ``places`` are the chosen ones; None for the likeliest.
+        """
         if not self.fields:
             return np.ones(len(log_probs))
-        found: NDArray[np.float64] = np.exp(np.take_along_axis(log_probs, self.chosen(log_probs), axis=1).sum(axis=1))
+        places = self.chosen(log_probs) if places is None else places
+        shares = np.take_along_axis(log_probs, places, axis=1)
+        for number, outer in enumerate(self._around):
+            for one in outer:
+                shares[~self.is_there(places[:, one], one), number] = 0.0
+        found: NDArray[np.float64] = np.exp(shares.sum(axis=1))
         return np.minimum(found, 1.0)
+
+    @cached_property
+    def _around(self) -> list[tuple[int, ...]]:
+        """For each field, those that say whether the optional objects around it are there."""
+        pairs = zip(self._root.fields(""), around(self._root), strict=True)
+        return [outer for one, outer in pairs if isinstance(one, ClosedField)]
+
+    def is_there(self, place: Any, number: int) -> Any:
+        """Whether a place in :attr:`names` of the field that says so means that an optional object is there."""
+        return place > self._starts[number]
+
+    def there(self, number: int) -> int:
+        """The place in :attr:`names` that says that an optional object is there."""
+        return self._starts[number] + 1
 
     def chosen(self, log_probs: NDArray[np.float64]) -> NDArray[np.int64]:
         """``[rows, fields]`` places of the likeliest values.
@@ -276,8 +298,7 @@ def closed_fields(schema: Mapping[str, Any] | None) -> ClosedFields | None:
 
     Closed are truth values, ``enum``, ``const``, ``null``, whole numbers between two near bounds, alternatives (``anyOf``) of
     these, lists of distinct items that are each one of these, such a list or a single value, and objects of closed parts. A
-    list's order carries no meaning: it is written in the order of the schema. Only a single value or a list may be optional in
-    an object.
+    list's order carries no meaning: it is written in the order of the schema.
     """
     root = node_of(schema or {})
     if root is None or isinstance(root, _Value):
@@ -456,15 +477,24 @@ class _Objects(Node):
 
 @dataclass(frozen=True)
 class _Object(Node):
-    """An object of closed properties."""
+    """An object; a field of an optional one says whether it is there."""
 
     properties: tuple[tuple[str, Node], ...]
+    optional: bool = False
 
     def fields(self, path: str) -> Iterator[ClosedField | CopiedField]:
+        if self.optional:
+            yield ClosedField(path, (ABSENT, "present"))
         for name, node in self.properties:
             yield from node.fields(f"{path}.{name}" if path else name)
 
     def read(self, value: Any) -> Iterator[int | None]:
+        if self.optional:
+            yield int(value is not ABSENT)
+            if value is ABSENT:
+                # What an object would have that is not there is not read, but every field has a value.
+                yield from (0 for _, node in self.properties for one in node.fields("") if isinstance(one, ClosedField))
+                return
         if not isinstance(value, dict) or not {name for name, _ in self.properties}.issuperset(value):
             yield None
             return
@@ -472,8 +502,26 @@ class _Object(Node):
             yield from node.read(value.get(name, ABSENT))
 
     def written(self, values: Iterator[Any]) -> Any:
+        absent = self.optional and next(values) is ABSENT
+        # Every part's value is taken, also in an absent object.
         found = {name: node.written(values) for name, node in self.properties}
-        return {name: value for name, value in found.items() if value is not ABSENT}
+        return ABSENT if absent else {name: value for name, value in found.items() if value is not ABSENT}
+
+
+def around(node: Node, first: int = 0) -> list[tuple[int, ...]]:
+    """For each field of a node, which closed fields say whether the optional objects around it are there.
+
+    Closed fields count from ``first``.
+    """
+    if not isinstance(node, _Object):
+        return [() for _ in node.fields("")]
+    own = (first,) if node.optional else ()
+    found: list[tuple[int, ...]] = [() for _ in own]
+    first += len(own)
+    for _, inner in node.properties:
+        found += [(*own, *outer) for outer in around(inner, first)]
+        first += sum(isinstance(one, ClosedField) for one in inner.fields(""))
+    return found
 
 
 def _is_of_type(value: Any, type_: str) -> bool:
@@ -538,12 +586,12 @@ def _object(schema: Mapping[str, Any], copied: Sequence[CopiedField], path: str)
     return _Object(tuple(found))
 
 
-def _optional(node: Node) -> Node | None:
+def _optional(node: Node) -> Node:
     if isinstance(node, _Value):
         return _Value((ABSENT, *node.values))
-    if isinstance(node, (_Copied, _Objects)):
-        return node
-    return replace(node, instead=(ABSENT, *node.instead)) if isinstance(node, _List) else None
+    if isinstance(node, _Object):
+        return replace(node, optional=True)
+    return replace(node, instead=(ABSENT, *node.instead)) if isinstance(node, _List) else node
 
 
 def single_values_of(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:

@@ -34,6 +34,7 @@ from cotune.task.values.closed import (
     FieldAnswers,
     Node,
     Spelling,
+    around,
     closed_fields,
     node_of,
     open_parts,
@@ -129,7 +130,7 @@ class Tags:
 
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
-        return tuple(output for part in self._parts(log_probs, texts) for output, _ in self._answered(*part))
+        return tuple(output for part in self._parts(log_probs, texts) for output, _, _ in self._answered(*part))
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
@@ -145,10 +146,10 @@ class Tags:
         shares, confidence = [np.zeros((0, len(self.shown)))], [np.zeros(0)]
         for tables, closed, some in self._parts(log_probs, texts):
             found = list(self._answered(tables, closed, some))
-            alone, together = posteriors(tables, [spans for _, spans in found], self._chain)
-            outputs += [output for output, _ in found]
+            alone, together = posteriors(tables, [spans for _, spans, _ in found], self._chain)
+            outputs += [output for output, _, _ in found]
             shares.append(np.concatenate([alone, np.exp(closed)], axis=1))
-            confidence.append(together * self.closed.confidence(closed))
+            confidence.append(together * self.closed.confidence(closed, np.array([places for _, _, places in found])))
         return FieldAnswers(tuple(outputs), np.concatenate(shares), np.concatenate(confidence))
 
     def _parts(self, log_probs: Floats, texts: Sequence[str]) -> Iterator[tuple[list[Floats], Floats, Sequence[str]]]:
@@ -165,31 +166,48 @@ class Tags:
 
     def _answered(
         self, tables: Sequence[Floats], closed: Floats, texts: Sequence[str]
-    ) -> Iterator[tuple[str, dict[int, list[tuple[int, int]]]]]:
-        """The outputs of some rows, and where the values of each part stand; parts count from 1."""
+    ) -> Iterator[tuple[str, dict[int, list[tuple[int, int]]], list[int]]]:
+        """The outputs of some rows, where the values of each part stand, and the places of closed ones; parts count from 1."""
         chosen = self.closed.chosen(closed) if self.closed.fields else np.zeros((len(texts), 0), dtype=np.int64)
         paths = likeliest(tables, self._chain)
         for text, table, path, places in zip(texts, tables, paths, chosen.tolist(), strict=True):
-            found = self._found(text, table, path)
+            found = self._found(text, table, path, places)
             spans = {part: [(first, last) for first, last, _ in own] for part, own in found.items()}
-            yield json_text(self._root.written(self._values(found, places))), spans
+            yield json_text(self._root.written(self._values(found, places))), spans, places
 
-    def _found(self, text: str, table: Floats, path: NDArray[np.int64]) -> dict[int, list[tuple[int, int, Any]]]:
-        """First word, last word and value of each part's values in a row; parts count from 1."""
+    def _found(
+        self, text: str, table: Floats, path: NDArray[np.int64], places: list[int]
+    ) -> dict[int, list[tuple[int, int, Any]]]:
+        """First word, last word and value of each part's values in a row; parts count from 1.
+
+        In the ``places`` of closed values, an optional object that has one of the values is set to be there.
+        """
         spans, answered = spans_of(path, len(self.copied)), {}
         for number, one in enumerate(self.copied, 1):
-            own, fits = spans[number], self._fits[number - 1]
+            own = spans[number]
             if one.most == 1 and not one.within[1]:
                 # The clearest first, of which the first that fits is taken.
                 own = sorted(own, key=lambda span: -float(table[span[0] : span[1] + 1, number].mean()))
-            found = list(_read(text, own, one, fits))
-            if not found and one.blank == "never":
+            answered[number] = list(_read(text, own, one, self._fits[number - 1]))
+            if answered[number]:
+                for outer in self._around[number - 1]:
+                    places[outer] = self.closed.there(outer)
+        for number, one in enumerate(self.copied, 1):
+            there = all(self.closed.is_there(places[outer], outer) for outer in self._around[number - 1])
+            if not answered[number] and one.blank == "never" and there:
                 lead = table[:, number] - table[:, 0]
-                likeliest = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
-                found = list(islice(_read(text, likeliest, one, fits), 1))
+                units = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
+                answered[number] = list(islice(_read(text, units, one, self._fits[number - 1]), 1))
             # A list's objects are counted over all of their kinds.
-            answered[number] = found if one.within[1] or self.schemas[number - 1].get("uniqueItems") else found[: one.most]
+            if not one.within[1] and not self.schemas[number - 1].get("uniqueItems"):
+                answered[number] = answered[number][: one.most]
         return answered
+
+    @cached_property
+    def _around(self) -> list[tuple[int, ...]]:
+        """For each copied part, the closed fields that say whether the optional objects around it are there."""
+        pairs = zip(self._root.fields(""), around(self._root), strict=True)
+        return [outer for one, outer in pairs if isinstance(one, CopiedField)]
 
     def _values(self, found: Mapping[int, Sequence[tuple[int, int, Any]]], closed: Sequence[int]) -> Iterator[Any]:
         """A row's values of all fields in the schema's order."""
@@ -312,7 +330,9 @@ def values_in_texts(
             elif parts[number].type == "string":
                 part.copies.append((text[words[place[0]][0] : words[place[1]][1]], own))
         for path, one in empty.items():
-            standing[path].blanks[_blank_of(_at(value, one.within[0] if one.within[1] else path))] += 1
+            whole = one.within[0] if one.within[1] else path
+            if _has_object_of(value, whole):
+                standing[path].blanks[_blank_of(_at(value, whole))] += 1
     return standing
 
 
@@ -393,22 +413,13 @@ def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: S
                 share = f"{one.found:,} of {one.values:,} stand in the text as they are written"
                 cased = f"; {one.cased:,} in another letter case" if one.cased else ""
                 found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r}{cased})")
-    return [*found, *(f"the object {path!r} may be missing" for path in _optional_objects(schema or {}))]
+    return found
 
 
 def _stand(standing: Mapping[str, Standing]) -> bool:
     """Whether there are values, and nearly all of them stand in their texts."""
     values = sum(one.values for one in standing.values())
     return values > 0 and sum(one.found for one in standing.values()) >= LEAST_COPIED * values
-
-
-def _optional_objects(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name, part in (schema.get("properties") or {}).items():
-        if isinstance(part, Mapping) and part.get("properties"):
-            inner = f"{path}.{name}" if path else str(name)
-            if name not in schema.get("required", ()):
-                yield inner
-            yield from _optional_objects(part, inner)
 
 
 def _blank_of(value: Any) -> Blank:
@@ -556,6 +567,15 @@ def _at(value: Any, path: str) -> Any:
         if path.startswith(f"{name}.") and (found := _at(value[name], path[len(name) + 1 :])) is not ABSENT:
             return found
     return ABSENT
+
+
+def _has_object_of(value: Any, path: str) -> bool:
+    """Whether a value has the object that the last name of a path is a property of, even if it lacks that property."""
+    path = path.removesuffix("[]")
+    if not path or not isinstance(value, Mapping):
+        return not path
+    inner = [name for name in value if path.startswith(f"{name}.")]
+    return path in value or any(_has_object_of(value[name], path[len(name) + 1 :]) for name in inner) or "." not in path
 
 
 def _read(
