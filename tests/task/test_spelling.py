@@ -167,6 +167,23 @@ def test_an_earlier_bundles_spelling_stays_unless_another_is_clearly_better() ->
     assert learnt_spelling([("Rome", "Rome")] * 3 + [("Oslo", "oslo")], "upper") == "same"
 
 
+def test_parts_with_few_values_follow_the_others() -> None:
+    names = ("many", "one", "other", "none", "code")
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    rows = [({"many": f"Big Item {i}"}, f"the big item {i}") for i in range(9)]
+    rows += [
+        ({"one": "New York"}, "to New York"),
+        ({"other": "AC"}, "an AC"),
+        ({"code": "x1"}, "the x1"),
+        ({"code": "y1"}, "y1"),
+    ]
+    outputs, texts = [json.dumps(output) for output, _ in rows], [text for _, text in rows]
+    found = {path: one.spelling for path, one in values_in_texts(schema, outputs, texts).items()}
+    assert found == {"many": "title", "one": "title", "other": "same", "none": "title", "code": "same"}
+    found = {path: one.spelling for path, one in values_in_texts(schema, outputs, texts, {"one": "upper"}).items()}
+    assert found["one"] == "upper" and found["many"] == "title"
+
+
 def shop_rows(count: int = 60) -> list[dict[str, Any]]:
     cities, colours = ("Rome", "New York", "Bern", "Los Angeles", "Oslo"), ("BLUE", "red", "Green")
     return [

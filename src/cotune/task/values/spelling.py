@@ -70,6 +70,17 @@ def learnt_spelling(copies: Sequence[tuple[str, str]], usual: Spelling = "same")
     return best if gain > 0 and gain**2 >= 2 * different else usual
 
 
+def usual_spelling(copies: Sequence[tuple[str, str]], common: Spelling) -> Spelling:
+    """The spelling of a part unless its values clearly say otherwise: the ``common`` one of all parts of an output.
+
+    If that gives fewer of the part's values than ``same``, or is not about letters, it is ``same``.
+    """
+    if common == "number":
+        return "same"
+    counts = [sum(gives(spelling, copy, value) for copy, value in copies) for spelling in (common, "same")]
+    return common if counts[0] >= counts[1] else "same"
+
+
 def places_alike(text: str, value: str) -> Iterator[tuple[int, int]]:
     """First and last word of each place of a value in a text, whatever the letter case, white space and commas in numbers."""
     own, wanted = _folded(text), _folded(value.strip())

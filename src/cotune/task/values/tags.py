@@ -44,7 +44,7 @@ from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
 from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
-from cotune.task.values.spelling import gives, learnt_spelling, places_alike, spelled
+from cotune.task.values.spelling import gives, learnt_spelling, places_alike, spelled, usual_spelling
 from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
 
@@ -318,7 +318,7 @@ def values_in_texts(
     ``usual`` are the spellings of parts in an earlier bundle, by path.
     """
     parts = [one for one, _ in _open_parts(schema or {}, "", required=True)]
-    standing = {one.path: Standing(usual.get(one.path, "same")) for one in parts}
+    standing = {one.path: Standing() for one in parts}
     for output, text in zip(outputs, texts, strict=True):
         value, empty, words = json_in(output), {one.path: one for one in parts}, words_of(text)
         for number, own, place in _placed(text, [_values_of(value, one) for one in parts]):
@@ -333,6 +333,10 @@ def values_in_texts(
             whole = one.within[0] if one.within[1] else path
             if _has_object_of(value, whole):
                 standing[path].blanks[_blank_of(_at(value, whole))] += 1
+    # Parts with few values, or only such as are written alike in several ways, follow the others.
+    common = learnt_spelling([pair for part in standing.values() for pair in part.copies])
+    for path, part in standing.items():
+        part.usual = usual.get(path) or usual_spelling(part.copies, common)
     return standing
 
 
