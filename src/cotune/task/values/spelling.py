@@ -45,7 +45,8 @@ def spelled(text: str, spelling: Spelling) -> str:
 
 def gives(spelling: Spelling, copy: str, value: str) -> bool:
     """Whether a copied text is answered as the value, up to white space."""
-    return spelled(copy, spelling).split() == value.split()
+    found = spelled(copy, spelling)
+    return found == value or found.split() == value.split()
 
 
 def learnt_spelling(copies: Sequence[tuple[str, str]], usual: Spelling = "same") -> Spelling:
@@ -75,7 +76,7 @@ def usual_spelling(copies: Sequence[tuple[str, str]], common: Spelling) -> Spell
 
     If that gives fewer of the part's values than ``same``, or is not about letters, it is ``same``.
     """
-    if common == "number":
+    if common in ("same", "number"):
         return "same"
     counts = [sum(gives(spelling, copy, value) for copy, value in copies) for spelling in (common, "same")]
     return common if counts[0] >= counts[1] else "same"

@@ -321,6 +321,7 @@ def values_in_texts(
     standing = {one.path: Standing() for one in parts}
     for output, text in zip(outputs, texts, strict=True):
         value, empty, words = json_in(output), {one.path: one for one in parts}, words_of(text)
+        objects: dict[str, bool] = {}
         for number, own, place in _placed(text, [_values_of(value, one) for one in parts]):
             part = standing[parts[number].path]
             part.values += 1
@@ -331,8 +332,12 @@ def values_in_texts(
                 part.copies.append((text[words[place[0]][0] : words[place[1]][1]], own))
         for path, one in empty.items():
             whole = one.within[0] if one.within[1] else path
-            if _has_object_of(value, whole):
-                standing[path].blanks[_blank_of(_at(value, whole))] += 1
+            outer, there = whole.rpartition(".")[0], _at(value, whole)
+            if outer not in objects:
+                objects[outer] = _at(value, outer) is not ABSENT
+            # An absent object lacks no part.
+            if there is not ABSENT or objects[outer]:
+                standing[path].blanks[_blank_of(there)] += 1
     # Parts with few values, or only such as are written alike in several ways, follow the others.
     common = learnt_spelling([pair for part in standing.values() for pair in part.copies])
     for path, part in standing.items():
@@ -571,15 +576,6 @@ def _at(value: Any, path: str) -> Any:
         if path.startswith(f"{name}.") and (found := _at(value[name], path[len(name) + 1 :])) is not ABSENT:
             return found
     return ABSENT
-
-
-def _has_object_of(value: Any, path: str) -> bool:
-    """Whether a value has the object that the last name of a path is a property of, even if it lacks that property."""
-    path = path.removesuffix("[]")
-    if not path or not isinstance(value, Mapping):
-        return not path
-    inner = [name for name in value if path.startswith(f"{name}.")]
-    return path in value or any(_has_object_of(value[name], path[len(name) + 1 :]) for name in inner) or "." not in path
 
 
 def _read(
