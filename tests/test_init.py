@@ -89,6 +89,14 @@ def test_doubts_about_the_guessed_type_are_told(sheet: Path) -> None:
     assert code == 0 and "Check output.type" not in out, err
 
 
+def test_broken_json_among_json_is_told_before_a_file_is_written(sheet: Path) -> None:
+    rows = "".join(f'a thing {i};{{"n": {i}{"" if i == 7 else "}"}\n' for i in range(60))
+    Path("things.csv").write_text(f"text;thing\n{rows}")
+    code, _, err = call("init", "things.csv", "--yes", "--output", "thing")
+    assert code == 2 and "things.csv, line 9, column 'thing': the output is not valid JSON" in err, err
+    assert not Path("task.yaml").exists()
+
+
 def test_an_interrupt_at_a_question_ends_as_elsewhere(sheet: Path) -> None:
     code, _, err = typed("init", sheet, keys=b"\x04")
     assert code == 130 and "Nothing was written" in err and not Path("task.yaml").exists()

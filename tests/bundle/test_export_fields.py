@@ -29,7 +29,7 @@ from cotune.model.adapters.files import BASE
 from cotune.probe.readout import Probe
 from cotune.probe.term_fits import TermFits
 from cotune.task.values.chain import Chain
-from cotune.task.values.closed import CopiedField
+from cotune.task.values.closed import CopiedField, Spelling
 from cotune.task.values.output import Output
 from cotune.task.values.tags import Tags
 from tiny import Kind, merging_tokenizer
@@ -53,8 +53,8 @@ CLOSED: dict[str, Any] = {
 ROWS = [f"{text} {number}" for number in ("3", "12.5 of 1,200", "Ünter 的路") for text in (*TEXTS, "so<|im_end|>so", "\u200b")]
 
 
-def copied(path: str, type_: str, blank: Any, most: int = 1, **given: str) -> CopiedField:
-    return CopiedField(path, type_, blank, most, tuple(given.items()))
+def copied(path: str, type_: str, blank: Any, most: int = 1, spelling: Spelling = "same", **given: str) -> CopiedField:
+    return CopiedField(path, type_, blank, most, tuple(given.items()), spelling)
 
 
 def json_output(properties: dict[str, Any], required: list[str], *parts: CopiedField) -> Output:
@@ -73,7 +73,7 @@ OUTPUTS = {
     "tags": json_output(
         COPIED,
         ["urgent", "size", "places"],
-        copied("places[]", "string", "empty", 2),
+        copied("places[]", "string", "empty", 2, "upper"),
         copied("size", "number", "never"),
         copied("day", "string", "null"),
         copied("roads[].name", "string", "absent", 3, way="from"),
@@ -167,6 +167,9 @@ def test_a_program_without_cotune_gives_the_answers_of_predict(made: dict[str, M
     one_by_one, batches = json.loads(ended.stdout)
     assert alike(one_by_one, wanted) and alike(batches, wanted)
     assert len(set(map(json.dumps, wanted))) > len(wanted) / 2, "answers that are all alike prove nothing"
+    if name == "tags":
+        places = "".join(place for one in wanted for place in one["places"])
+        assert places == places.upper() != places.lower(), "the parts are spelled"
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -190,6 +193,7 @@ def test_the_folder_holds_readable_code_that_needs_no_further_package(made: dict
     always = {"__init__.py", "cells.py", "number.py"}
     json_files = always | {"closed.py", "json_value.py"}
     tagging = {"tags.py", "tag_posterior.py", "chain.py", "reads.py", "words.py", "schema.py", "schema_order.py", "errors.py"}
+    tagging |= {"spelling.py"}
     files = {"number": json_files | {"scale.py"}, "closed": json_files, "tags": json_files | tagging}
     assert {path.name for path in code.iterdir() if path.is_file()} == files[name]
     for path in code.glob("*.py"):

@@ -276,12 +276,92 @@ def test_obstacles_name_the_parts_that_keep_an_output_from_being_read() -> None:
     rows = [{"sum": 100 * i, "lines": [{"name": f"n{i}", "of": f"o{i}"}], "to": {"firm": f"firm {i}"}} for i in range(1, 20)]
     schema = infer_schema([*rows, {"sum": 7, "lines": []}])
     found = obstacles(schema, [json.dumps(row) for row in rows], texts[:-1])
-    assert found == ["'lines' may have many values", "the object 'to' may be missing"]
+    assert found == ["'lines' may have many values"]
     found = obstacles(infer_schema([["a"], ["b"]]), ['["a"]', '["b"]'], ["an ape", "b"])
     assert found == ["the output may have many values, of which 1 of 2 stand in the text as they are written (not 'a')"]
     found = obstacles(infer_schema([["a"], ["b"]]), ['["a"]', '["b"]'], ["an A", "b"])
     assert found[0].endswith("of which 1 of 2 stand in the text as they are written (not 'a'; 1 in another letter case)")
     assert obstacles(SCHEMA, [json.dumps(one) for one in OUTPUTS], TEXTS) == []
+
+
+TRIPS: list[dict[str, Any]] = [
+    {"ask": "go", "to": {"city": "Rome", "by": "train", "via": {"stops": ["Bern", "Lyon"]}}},
+    {"ask": "stay"},
+    {"ask": "go", "to": {"city": "Oslo", "by": "bus"}},
+    {"ask": "go", "to": {"city": "Bern", "by": "train", "via": {"stops": []}}},
+]
+TRIP_TEXTS = ["to Rome by train via Bern and Lyon", "stay here", "by bus to Oslo", "to Bern by train, direct"]
+TRIP: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "ask": {"enum": ["go", "stay"]},
+        "to": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "by": {"enum": ["bus", "train"]},
+                "via": {
+                    "type": "object",
+                    "properties": {"stops": {"type": "array", "items": {"type": "string"}}},
+                    "required": ["stops"],
+                },
+            },
+            "required": ["city", "by"],
+        },
+    },
+    "required": ["ask"],
+}
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_objects_with_copied_parts_may_be_absent(row: int) -> None:
+    fields = tags_of(TRIP, TRIPS, TRIP_TEXTS)
+    assert isinstance(fields, Tags) and [(one.path, one.blank) for one in fields.copied] == [
+        ("to.city", "never"),
+        ("to.via.stops[]", "empty"),
+    ]
+    assert fields.sizes == (3, 2, 2, 2, 2, 2), "parts, boundaries, ask, to, to.by, to.via"
+    assert obstacles(TRIP, [json.dumps(one) for one in TRIPS], TRIP_TEXTS) == []
+    (answer,) = fields.answers(certain(fields, TRIPS[row], TRIP_TEXTS[row]), [TRIP_TEXTS[row]])
+    assert json.loads(answer) == TRIPS[row]
+
+
+def test_an_absent_object_has_no_copied_value_and_one_with_a_copied_value_is_there() -> None:
+    fields = tags_of(TRIP, TRIPS, TRIP_TEXTS)
+    assert isinstance(fields, Tags)
+    places = fields.places(json.dumps({"ask": "go"}), "to Paris by bus")
+    assert places is not None
+    table = np.full((5, len(fields.names)), np.log(0.1))
+    np.put_along_axis(table, places, np.log(0.9), axis=1)
+    there = fields.names.index('to="present"')
+    judged = fields.judged(table, ["to Paris by bus"])
+    assert json.loads(judged.outputs[0]) == {"ask": "go"}
+    # A required part of an object that is there gets the likeliest word.
+    present = table.copy()
+    present[-1, there - 1 : there + 1] = np.log([0.1, 0.9])
+    present[1, 1] = np.log(0.4)
+    assert json.loads(fields.answers(present, ["to Paris by bus"])[0]) == {"ask": "go", "to": {"city": "Paris", "by": "bus"}}
+    # The tags of a stop say that both objects are there.
+    tagged = table.copy()
+    tagged[1, :3] = np.log([0.01, 0.01, 0.98])
+    found = fields.judged(tagged, ["to Paris by bus"])
+    answer = json.loads(found.outputs[0])
+    assert answer["to"]["via"] == {"stops": ["Paris"]} and Validator(TRIP)(answer) and answer["to"]["by"] == "bus"
+    assert found.confidence is not None and judged.confidence is not None and found.confidence[0] < judged.confidence[0] / 9
+
+
+def test_an_inferred_schema_with_objects_that_may_be_absent_is_read() -> None:
+    kind, rows = KINDS["json"], []
+    for i in range(60):
+        who, ways = {"name": f"Ann {i}", "vip": i % 4 == 0}, ["email", "phone", ["email", "phone"]]
+        rows.append(({"way": ways[i % 3], **({"guest": who} if i % 3 else {})}, f"{i % 7} for Ann {i}" if i % 3 else "nobody"))
+    outputs, texts = [json.dumps(output) for output, _ in rows], [text for _, text in rows]
+    schema = kind.schema_of(outputs, None, texts)
+    fields = answer_fields(schema, kind.copied(schema, outputs, texts))
+    assert isinstance(fields, Tags) and schema is not None
+    for (output, text), written in zip(rows, outputs, strict=True):
+        answer = fields.answers(certain(fields, output, text), [text])[0]
+        assert kind.same(written, answer) and Validator(schema)(json.loads(answer))
 
 
 def test_longest_values_are_placed_first_and_each_word_belongs_to_one() -> None:

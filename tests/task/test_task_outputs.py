@@ -108,7 +108,7 @@ def test_decimal_commas_among_labels_are_warned_of() -> None:
         assert "decimal_commas" not in quiet.checks
 
 
-@pytest.mark.parametrize(("odd", "kind"), [("n/a", "number"), ('{"a": 1', "json")])
+@pytest.mark.parametrize(("odd", "kind"), [("n/a", "number"), ("n/a", "json")])
 def test_the_few_outputs_that_are_not_of_the_others_kind_are_named(tmp_path: Path, odd: str, kind: str) -> None:
     usual = [str(1.5 * i) if kind == "number" else json.dumps({"a": i % 30}) for i in range(100)]
 
@@ -122,6 +122,47 @@ def test_the_few_outputs_that_are_not_of_the_others_kind_are_named(tmp_path: Pat
     assert "100 of 101 values" in finding.message and f"line 52, is {odd!r}" in finding.message
     for quiet in (found(usual), found([*usual, odd], type="text"), found([*usual, *(f"{odd} {i}" for i in range(20))])):
         assert "output_exceptions" not in quiet
+
+
+def broken_json(tmp_path: Path, outputs: list[str], **more: Any) -> Task:
+    rows = [{"text": f"message number {i}", "price": output} for i, output in enumerate(outputs)]
+    pandas.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+    return Task.from_frame(tmp_path / "rows.csv", input="text", output="price", **more)
+
+
+@pytest.mark.parametrize(
+    ("odd", "others"),
+    [
+        (['{"a": 1'], []),
+        (["{'a': 1}", '["b", ]'], []),
+        (['{"a": 1'] * 30, ["none"] * 10),
+    ],
+)
+def test_broken_json_among_json_is_an_error_that_names_the_cell(tmp_path: Path, odd: list[str], others: list[str]) -> None:
+    usual = [json.dumps({"a": i}) for i in range(198)]
+    outputs = [*usual[:50], *odd, *usual[50:], *others]
+    with pytest.raises(InputError, match="the output is not valid JSON") as error:
+        broken_json(tmp_path, outputs)
+    assert error.value.where == f"{tmp_path / 'rows.csv'}, line 52, column 'price'"
+    assert repr(odd[0]) in error.value.what and f"; 198 of {len(outputs)} outputs are JSON" in error.value.what
+    assert "output.type=text" in error.value.hint and ("more cell" in error.value.hint) == (len(odd) > 1)
+    assert broken_json(tmp_path, outputs, type="text").output.type == "text"
+    with pytest.raises(InputError, match="the output is not valid JSON"):
+        broken_json(tmp_path, outputs, type="json")
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [
+        # Something else than JSON in brackets, as in comments and labels.
+        (["[removed]" if i % 9 == 0 else f"a comment {i}" for i in range(90)], "text"),
+        (["[A]", "[1]"] * 30, "label"),
+        (["{not json}", "yes", "no"] * 30, "label"),
+        ([f'{{"a": {i}}}' if i % 5 else ("[none]" if i % 10 else "none") for i in range(100)], "text"),
+    ],
+)
+def test_other_texts_in_brackets_are_no_error(tmp_path: Path, cells: list[str], kind: str) -> None:
+    assert broken_json(tmp_path, cells).output.type == kind
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])

@@ -81,6 +81,7 @@ def init(
     if joins(table, answers):
         table = with_joined(table, answers, types_in(table, answers), empty=True)
     spent = _answer("budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
+    doubts = guessed_type(table, answers)[1] if len(outputs) == 1 else ()
     text = task_file(data, table, inputs, outputs, spent, out)
     # A run must accept the file, which may replace a good one.
     config = config_from_text(text, out)
@@ -96,7 +97,7 @@ def init(
         others = f" Not used: {shown_names(unused)}." if unused else ""
         tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).{others}")
     # The file names the guessed type, so a run no longer reports doubts about it.
-    for finding in guessed_type(table, answers)[1] if len(outputs) == 1 else ():
+    for finding in doubts:
         tell(f"Check output.type: {finding.message}.")
     tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 

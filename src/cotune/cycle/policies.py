@@ -16,7 +16,8 @@ from cotune.cycle.search.result import SearchResult
 from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
-from cotune.task.values.closed import open_parts
+from cotune.task.values.closed import Spelling, open_parts
+from cotune.task.values.spelling import SPELLINGS
 from cotune.task.values.tags import obstacles, values_in_texts
 
 S = TypeVar("S", bound=SearchResult)
@@ -89,7 +90,8 @@ def _advise_probes(context: RunContext) -> None:
         tell(f"the JSON is generated, because {found}")
         tell(
             "if each part has few values (output.schema: enum, or minimum and maximum) or is written as it stands in the text, "
-            "in the same letter case, all is read off hidden states in a fraction of the time; leave out a part that cannot be"
+            "or always in one letter case, all is read off hidden states in a fraction of the time; leave out a part that "
+            "cannot be"
         )
 
 
@@ -112,19 +114,24 @@ def _listed(task: Task) -> list[str]:
 
 
 def _tell_copied(context: RunContext) -> None:
-    """Say which parts of JSON are copied from the text, and how many values do not stand there."""
+    """Say which parts of JSON are copied from the text, how they are written, and how many values cannot be answered."""
     task = context.task
-    rows = (*task.train, *task.dev)
-    standing = values_in_texts(task.output.reading, [row.output for row in rows], [row.text for row in rows])
+    rows, copied = (*task.train, *task.dev), {one.path: one.spelling for one in task.output.copied}
+    standing = values_in_texts(task.output.reading, [row.output for row in rows], [row.text for row in rows], copied)
     # The output may itself be a list.
     names = shown_names([path.removesuffix("[]") for path in standing if path != "[]"]) or "the list"
+    spellings: dict[Spelling, list[str]] = {}
+    for path, spelling in copied.items():
+        if spelling != "same":
+            spellings.setdefault(spelling, []).append(path.removesuffix("[]") or "the list")
+    how = "".join(f"; {shown_names(paths)} {SPELLINGS[spelling]}" for spelling, paths in spellings.items())
     values = sum(one.values for one in standing.values())
     lost = values - sum(one.found for one in standing.values())
     example = shortened(next((one.missing for one in standing.values() if one.missing), ""), 40)
     cased = sum(one.cased for one in standing.values())
     case = f", {cased:,} of these only by their letter case" if cased else ""
     but = f"; {lost:,} of {values:,} do not stand there as they are written (such as {example!r}){case}" if lost else ""
-    context.journal.tell(f"the values of {names} are copied from the text, word by word{but}")
+    context.journal.tell(f"the values of {names} are copied from the text, word by word{how}{but}")
 
 
 def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:

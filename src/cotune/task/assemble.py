@@ -153,7 +153,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     read_schema = _read_schema(source, kind, schema, (*train, *dev, *old))
     schema_text, read_text = ("" if one is None else json_text(one) for one in (schema, read_schema))
     answers, texts = [row.output for row in (*train, *dev)], [row.text for row in (*train, *dev)]
-    copied = KINDS[kind].copied(schema if read_schema is None else read_schema, answers, texts)
+    known_parts = source.known.output.copied if source.known is not None else ()
+    copied = KINDS[kind].copied(schema if read_schema is None else read_schema, answers, texts, known_parts)
     output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied, read_text)
     train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)
@@ -190,11 +191,16 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
 
 
 def guessed_type(table: Table, column: str) -> tuple[OutputType, tuple[Finding, ...]]:
-    """The type of a column's outputs by :func:`guess_type`, and findings on why it may be another."""
+    """The type of a column's outputs by :func:`guess_type`, and findings on why it may be another.
+
+    Raises:
+        InputError: some outputs are broken JSON, and nearly all others are JSON.
+    """
     cells = table.filled(column)
     if not cells:
         return "label", ()
     kind, why = guess_type(cells)
+    _refuse_broken(table, column, cells)
     doubts = (*_decimal_commas(column, kind, cells), *_exceptions(table, column, kind, cells))
     if not KINDS[kind].guess_told:
         return kind, (*_numbers_as_labels(column, kind, cells), *doubts)
@@ -281,14 +287,39 @@ def _exceptions(table: Table, column: str, kind: OutputType, cells: Sequence[str
         if name == kind or len(alike) < _NEARLY_ALL * len(cells) or not stricter.recognise(alike):
             continue
         other = next(cell for cell in cells if not stricter.alike(cell))
-        number = table.numbers[next(index for index, row in enumerate(table.rows) if row.get(column) == other)]
+        place = table.where(_row_of(table, column, other))
         message = (
             f"{len(alike):,} of {len(cells):,} values of the output {column!r} are of type {name}, the others are not, so all "
-            f"are taken for {kind}; the first of the others, in {table.place(number)}, is {shortened(other.strip())!r}. "
+            f"are taken for {kind}; the first of the others, in {place}, is {shortened(other.strip())!r}. "
             f"Correct them, or empty these cells and set data.on_blank=skip; output.type={kind} confirms that they are right"
         )
         return (Finding("output_exceptions", "warning", message, len(cells) - len(alike)),)
     return ()
+
+
+def _refuse_broken(table: Table, column: str, cells: Sequence[str]) -> None:
+    """Refuse outputs that were clearly meant to be of a kind and are not, if nearly all others are; they would become text."""
+    for kind in KINDS.values():
+        broken = [cell for cell in cells if kind.broken(cell)]
+        alike = sum(map(kind.alike, cells))
+        # Where as many are broken, it may be a way of writing labels, such as [A] beside [1].
+        if not broken or len(broken) >= alike or alike < _NEARLY_ALL * (len(cells) - len(broken)):
+            continue
+        where = table.where(_row_of(table, column, broken[0]), column)
+        try:
+            kind.cell_reader()(broken[0], where)
+        except InputError as error:
+            others = f", and {counted(len(broken) - 1, 'more cell')} like it" if len(broken) > 1 else ""
+            raise InputError(
+                f"{error.what}; {alike:,} of {len(cells):,} outputs are {kind.about}",
+                where=where,
+                hint=f"Correct it{others}, or set output.type=text if they are texts (output.type=label: labels).",
+            ) from error
+
+
+def _row_of(table: Table, column: str, cell: str) -> int:
+    """The first row with a cell, which the column has."""
+    return next(index for index, row in enumerate(table.rows) if row.get(column) == cell)
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label", known: Collection[str] = ()) -> Rows:

@@ -26,7 +26,10 @@ _WORDS = {"apple": "fruit", "cat": "animal", "saw": "tool", "cow": "animal", "pe
 
 def value_of(word: str, number: int) -> dict[str, Any]:
     topics = {"fruit": ["eaten"], "animal": ["eaten", "alive"], "tool": []}[_WORDS[word]]
-    return {"kind": _WORDS[word], "topics": topics, "here": number % 9 > 0}
+    found = {"kind": _WORDS[word], "topics": topics, "here": number % 9 > 0}
+    # One value or a list of them, and an object that may be absent.
+    found["use"] = {"fruit": "food", "animal": ["food", "work"], "tool": "work"}[_WORDS[word]]
+    return {**found, "home": {"barn": word == "cow"}} if _WORDS[word] == "animal" else found
 
 
 def write_rows(path: Path, *, odd: bool = False) -> Path:
@@ -101,10 +104,11 @@ def test_commands_predict_and_evaluate(bench: Bench, closed: Path) -> None:
     ended = bench.commands.run("predict", str(closed), str(rows), "--probabilities")
     assert ended.code == 0, ended.stderr
     line = json.loads(ended.stdout.splitlines()[0])
-    assert set(line["answer"]) == {"kind", "topics"} | {"here"} and 'kind="animal"' in line["probabilities"]
+    assert set(line["answer"]) == {"kind", "topics", "here", "use", "home"} and 'kind="animal"' in line["probabilities"]
     ended = bench.commands.run("evaluate", str(closed), str(bench.folder / "closedFalse.jsonl"), "--json")
     assert ended.code == 0, ended.stderr
-    assert {one["field"] for one in json.loads(ended.stdout)["fields"]} == {"kind", "topics[]", "here"}
+    fields = {one["field"] for one in json.loads(ended.stdout)["fields"]}
+    assert fields == {"kind", "topics[]", "here", "use", "use[]", "home.barn"}
 
 
 def test_an_export_is_refused(closed: Path, tmp_path: Path) -> None:
@@ -163,8 +167,10 @@ GIVEN: dict[str, Any] = {
         "kind": {"enum": ["animal", "fruit", "stone", "tool"]},
         "topics": {"type": "array", "items": {"enum": ["alive", "eaten"]}, "uniqueItems": True},
         "here": {"type": "boolean"},
+        "use": {"anyOf": [{"enum": ["food", "work"]}, {"type": "array", "items": {"enum": ["food", "work"]}}]},
+        "home": {"type": "object", "properties": {"barn": {"type": "boolean"}}, "required": ["barn"]},
     },
-    "required": ["kind", "topics", "here"],
+    "required": ["kind", "topics", "here", "use"],
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, ClassVar, Final, Literal, Protocol
@@ -113,6 +113,7 @@ class ClosedField:
 
 
 Blank = Literal["absent", "null", "empty", "never"]
+Spelling = Literal["same", "lower", "upper", "title", "capitalised", "number"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ class CopiedField:
         most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
         given: names and values of the other properties of a list's objects, such as ``role="guest"``; other values are another
             part.
+        spelling: how a text is written, see :mod:`cotune.task.values.spelling`.
     """
 
     path: str
@@ -135,10 +137,18 @@ class CopiedField:
     blank: Blank
     most: int = 1
     given: tuple[tuple[str, Any], ...] = ()
+    spelling: Spelling = "same"
+
+    def to_json(self) -> dict[str, Any]:
+        """For bundles, journals and summaries; without the spelling where texts are copied as they stand."""
+        record = asdict(self)
+        if self.spelling == "same":
+            del record["spelling"]
+        return record
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CopiedField:
-        """Read the record that :func:`dataclasses.asdict` made, as JSON.
+        """Inverse of :meth:`to_json`.
 
         Raises:
             TypeError, ValueError, AttributeError: it is not of this form.
@@ -233,12 +243,34 @@ class ClosedFields:
         """The outputs with the probabilities of all values."""
         return FieldAnswers(self.answers(log_probs), np.exp(log_probs), self.confidence(log_probs))
 
-    def confidence(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``[rows]`` probability that all fields are right: the product of the probabilities of the chosen values."""
+    def confidence(self, log_probs: NDArray[np.float64], places: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """``[rows]`` probability that all fields are right: the product of the probabilities of the chosen values.
+
+        Values in an object that is not there do not count. ``places`` are the chosen ones; None for the likeliest.
+        """
         if not self.fields:
             return np.ones(len(log_probs))
-        found: NDArray[np.float64] = np.exp(np.take_along_axis(log_probs, self.chosen(log_probs), axis=1).sum(axis=1))
+        places = self.chosen(log_probs) if places is None else places
+        shares = np.take_along_axis(log_probs, places, axis=1)
+        for number, outer in enumerate(self._around):
+            for one in outer:
+                shares[~self.is_there(places[:, one], one), number] = 0.0
+        found: NDArray[np.float64] = np.exp(shares.sum(axis=1))
         return np.minimum(found, 1.0)
+
+    @cached_property
+    def _around(self) -> list[tuple[int, ...]]:
+        """For each field, those that say whether the optional objects around it are there."""
+        pairs = zip(self._root.fields(""), around(self._root), strict=True)
+        return [outer for one, outer in pairs if isinstance(one, ClosedField)]
+
+    def is_there(self, place: Any, number: int) -> Any:
+        """Whether a place in :attr:`names` of the field that says so means that an optional object is there."""
+        return place > self._starts[number]
+
+    def there(self, number: int) -> int:
+        """The place in :attr:`names` that says that an optional object is there."""
+        return self._starts[number] + 1
 
     def chosen(self, log_probs: NDArray[np.float64]) -> NDArray[np.int64]:
         """``[rows, fields]`` places of the likeliest values.
@@ -265,8 +297,8 @@ def closed_fields(schema: Mapping[str, Any] | None) -> ClosedFields | None:
     """The fields of a schema under which every part of an output is closed; None if some part is not, or no part can differ.
 
     Closed are truth values, ``enum``, ``const``, ``null``, whole numbers between two near bounds, alternatives (``anyOf``) of
-    these, lists of distinct enumerated items, and objects of closed parts. A list's order carries no meaning: it is written in
-    the order of the enumeration. Only a single value or a list may be optional in an object.
+    these, lists of distinct items that are each one of these, such a list or a single value, and objects of closed parts. A
+    list's order carries no meaning: it is written in the order of the schema.
     """
     root = node_of(schema or {})
     if root is None or isinstance(root, _Value):
@@ -329,39 +361,56 @@ class _Value(Node):
 
 @dataclass(frozen=True)
 class _List(Node):
-    """A list of distinct items, each of which is in it or not."""
+    """A list of distinct items, each of which is in it or not.
+
+    Attributes:
+        items: all items.
+        bounds: minimum and maximum number of items.
+        alone: items that may stand by themselves, instead of in a list; then a list has at least one.
+        listed: items that may stand in a list.
+        instead: what may stand in its place: no property, null, or if an item may stand by itself an empty list.
+    """
 
     items: tuple[Any, ...]
     bounds: tuple[int, int]
-    optional: bool = False
+    alone: tuple[Any, ...] = ()
+    listed: tuple[Any, ...] = ()
+    instead: tuple[Any, ...] = ()
 
     def fields(self, path: str) -> Iterator[ClosedField]:
-        if self.optional:
-            yield ClosedField(path, (ABSENT, "present"))
+        if self.instead:
+            yield ClosedField(path, (*self.instead, "present"))
         for item in self.items:
             yield ClosedField(f"{path}[]", (False, True), item, self.bounds)
 
     def read(self, value: Any) -> Iterator[int | None]:
-        if self.optional:
-            yield int(value is not ABSENT)
-        texts = [json_text(item) for item in value] if isinstance(value, list) else []
-        known, (least, most) = {json_text(item) for item in self.items}, self.bounds
-        fits = (
-            isinstance(value, list)
-            and len(set(texts)) == len(texts)
-            and known.issuperset(texts)
-            and least <= len(texts) <= most
-        )
-        if fits or (self.optional and value is ABSENT):
-            yield from (int(json_text(item) in texts) for item in self.items)
-        else:
-            yield from [None] * len(self.items)
+        other = {_text_of(one): number for number, one in enumerate(self.instead)}.get(_text_of(value))
+        if self.instead:
+            yield len(self.instead) if other is None else other
+        texts = set() if other is not None else self._texts(value)
+        yield from [None] * len(self.items) if texts is None else (int(json_text(item) in texts) for item in self.items)
+
+    def _texts(self, value: Any) -> set[str] | None:
+        """The items that a value has; None if it does not fit."""
+        listed, (least, most) = isinstance(value, list), self.bounds
+        texts = [_text_of(item) for item in (value if listed else [value])]
+        known = {json_text(item) for item in (self.listed if listed else self.alone)}
+        fits = len(set(texts)) == len(texts) and known.issuperset(texts) and least <= len(texts) <= most
+        return set(texts) if fits else None
 
     def written(self, values: Iterator[Any]) -> Any:
-        absent = self.optional and next(values) is ABSENT
+        other = next(values) if self.instead else "present"
         # Every item's value is taken, also of an absent list.
         found = [item for item in self.items if next(values)]
-        return ABSENT if absent else found
+        if other != "present":
+            return other
+        if not self.alone:
+            return found
+        alone, listed = ({json_text(item) for item in items} for items in (self.alone, self.listed))
+        if len(found) > 1:
+            # Some items may only stand by themselves.
+            found = [item for item in found if json_text(item) in listed] or found[:1]
+        return found[0] if len(found) == 1 and json_text(found[0]) in alone else found
 
 
 @dataclass(frozen=True)
@@ -428,15 +477,24 @@ class _Objects(Node):
 
 @dataclass(frozen=True)
 class _Object(Node):
-    """An object of closed properties."""
+    """An object; a field of an optional one says whether it is there."""
 
     properties: tuple[tuple[str, Node], ...]
+    optional: bool = False
 
     def fields(self, path: str) -> Iterator[ClosedField | CopiedField]:
+        if self.optional:
+            yield ClosedField(path, (ABSENT, "present"))
         for name, node in self.properties:
             yield from node.fields(f"{path}.{name}" if path else name)
 
     def read(self, value: Any) -> Iterator[int | None]:
+        if self.optional:
+            yield int(value is not ABSENT)
+            if value is ABSENT:
+                # What an object would have that is not there is not read, but every field has a value.
+                yield from (0 for _, node in self.properties for one in node.fields("") if isinstance(one, ClosedField))
+                return
         if not isinstance(value, dict) or not {name for name, _ in self.properties}.issuperset(value):
             yield None
             return
@@ -444,8 +502,26 @@ class _Object(Node):
             yield from node.read(value.get(name, ABSENT))
 
     def written(self, values: Iterator[Any]) -> Any:
+        absent = self.optional and next(values) is ABSENT
+        # Every part's value is taken, also in an absent object.
         found = {name: node.written(values) for name, node in self.properties}
-        return {name: value for name, value in found.items() if value is not ABSENT}
+        return ABSENT if absent else {name: value for name, value in found.items() if value is not ABSENT}
+
+
+def around(node: Node, first: int = 0) -> list[tuple[int, ...]]:
+    """For each field of a node, which closed fields say whether the optional objects around it are there.
+
+    Closed fields count from ``first``.
+    """
+    if not isinstance(node, _Object):
+        return [() for _ in node.fields("")]
+    own = (first,) if node.optional else ()
+    found: list[tuple[int, ...]] = [() for _ in own]
+    first += len(own)
+    for _, inner in node.properties:
+        found += [(*own, *outer) for outer in around(inner, first)]
+        first += sum(isinstance(one, ClosedField) for one in inner.fields(""))
+    return found
 
 
 def _is_of_type(value: Any, type_: str) -> bool:
@@ -467,13 +543,30 @@ def node_of(schema: Any, copied: Sequence[CopiedField] = (), path: str = "") -> 
         return _Objects(tuple(found), tuple(schema["items"]["properties"]))
     if (values := single_values_of(schema)) is not None:
         return _Value(values)
-    if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
-        items = single_values_of(schema["items"])
-        if not items or "prefixItems" in schema or "contains" in schema:
-            return None
-        bounds = int(schema.get("minItems", 0)), min(len(items), int(schema.get("maxItems", len(items))))
-        return _List(items, bounds) if bounds[0] <= bounds[1] else None
+    if (listed := _list_of(schema)) is not None:
+        return listed
     return _object(schema, copied, path)
+
+
+def _list_of(schema: Mapping[str, Any]) -> _List | None:
+    """A list of items that are few, possibly beside null or single values; None for any other schema."""
+    options = schema["anyOf"] if isinstance(schema.get("anyOf"), list) else [schema]
+    lists = [one for one in options if isinstance(one, Mapping) and one.get("type") == "array"]
+    others = [single_values_of(one) for one in options if isinstance(one, Mapping) and one.get("type") != "array"]
+    if len(lists) != 1 or len(lists) + len(others) < len(options) or None in others:
+        return None
+    (part,) = lists
+    listed = single_values_of(part["items"]) if isinstance(part.get("items"), Mapping) else None
+    if not listed or "prefixItems" in part or "contains" in part:
+        return None
+    values = [value for own in others for value in own or ()]
+    alone = tuple(value for value in values if value is not None)
+    least, most = int(part.get("minItems", 0)), min(len(listed), int(part.get("maxItems", len(listed))))
+    if least > most or (alone and not least <= 1 <= most):
+        return None
+    instead = (*([None] if None in values else []), *([()] if alone and not least else []))
+    items = tuple({json_text(item): item for item in (*listed, *alone)}.values())
+    return _List(items, (1 if alone else least, most), alone, listed, instead)
 
 
 def _object(schema: Mapping[str, Any], copied: Sequence[CopiedField], path: str) -> _Object | None:
@@ -493,12 +586,12 @@ def _object(schema: Mapping[str, Any], copied: Sequence[CopiedField], path: str)
     return _Object(tuple(found))
 
 
-def _optional(node: Node) -> Node | None:
+def _optional(node: Node) -> Node:
     if isinstance(node, _Value):
         return _Value((ABSENT, *node.values))
-    if isinstance(node, (_Copied, _Objects)):
-        return node
-    return _List(node.items, node.bounds, optional=True) if isinstance(node, _List) else None
+    if isinstance(node, _Object):
+        return replace(node, optional=True)
+    return replace(node, instead=(ABSENT, *node.instead)) if isinstance(node, _List) else node
 
 
 def single_values_of(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES
 from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
 from cotune.task.values.scale import Scale
 from cotune.task.values.schema import Validator, schema_problem
+from cotune.task.values.spelling import SPELLINGS
 from cotune.task.values.tags import answer_fields
 
 __all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_output"]
@@ -137,7 +138,7 @@ class Output:
         if self.label_type != "text":
             record["label_type"] = self.label_type
         if self.copied:
-            record["copied"] = [asdict(one) for one in self.copied]
+            record["copied"] = [one.to_json() for one in self.copied]
         if self.read_text:
             record["read_schema"] = json.loads(self.read_text)
         return record
@@ -196,6 +197,7 @@ def _copied(data: Mapping[str, Any]) -> tuple[CopiedField, ...]:
         and one.blank in ("absent", "null", "empty", "never")
         and type(one.most) is int
         and one.most > 0
+        and (one.spelling == "same" or (one.spelling in tuple(SPELLINGS) and one.type == "string"))
         and all(isinstance(name, str) and not isinstance(value, (dict, list)) for name, value in one.given)
         for one in found
     )

@@ -15,6 +15,7 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import islice, pairwise, product
 from math import prod
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +33,8 @@ from cotune.task.values.closed import (
     CopiedField,
     FieldAnswers,
     Node,
+    Spelling,
+    around,
     closed_fields,
     node_of,
     open_parts,
@@ -41,6 +44,7 @@ from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
 from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
+from cotune.task.values.spelling import gives, learnt_spelling, places_alike, spelled, usual_spelling
 from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
 
@@ -126,7 +130,7 @@ class Tags:
 
     def answers(self, log_probs: Floats, texts: Sequence[str]) -> tuple[str, ...]:
         """The likeliest values, given ``[words and rows, values]`` log-probabilities, row by row, and the rows' texts."""
-        return tuple(output for part in self._parts(log_probs, texts) for output, _ in self._answered(*part))
+        return tuple(output for part in self._parts(log_probs, texts) for output, _, _ in self._answered(*part))
 
     @cached_property
     def shown(self) -> tuple[str, ...]:
@@ -142,10 +146,10 @@ class Tags:
         shares, confidence = [np.zeros((0, len(self.shown)))], [np.zeros(0)]
         for tables, closed, some in self._parts(log_probs, texts):
             found = list(self._answered(tables, closed, some))
-            alone, together = posteriors(tables, [spans for _, spans in found], self._chain)
-            outputs += [output for output, _ in found]
+            alone, together = posteriors(tables, [spans for _, spans, _ in found], self._chain)
+            outputs += [output for output, _, _ in found]
             shares.append(np.concatenate([alone, np.exp(closed)], axis=1))
-            confidence.append(together * self.closed.confidence(closed))
+            confidence.append(together * self.closed.confidence(closed, np.array([places for _, _, places in found])))
         return FieldAnswers(tuple(outputs), np.concatenate(shares), np.concatenate(confidence))
 
     def _parts(self, log_probs: Floats, texts: Sequence[str]) -> Iterator[tuple[list[Floats], Floats, Sequence[str]]]:
@@ -162,31 +166,48 @@ class Tags:
 
     def _answered(
         self, tables: Sequence[Floats], closed: Floats, texts: Sequence[str]
-    ) -> Iterator[tuple[str, dict[int, list[tuple[int, int]]]]]:
-        """The outputs of some rows, and where the values of each part stand; parts count from 1."""
+    ) -> Iterator[tuple[str, dict[int, list[tuple[int, int]]], list[int]]]:
+        """The outputs of some rows, where the values of each part stand, and the places of closed ones; parts count from 1."""
         chosen = self.closed.chosen(closed) if self.closed.fields else np.zeros((len(texts), 0), dtype=np.int64)
         paths = likeliest(tables, self._chain)
         for text, table, path, places in zip(texts, tables, paths, chosen.tolist(), strict=True):
-            found = self._found(text, table, path)
+            found = self._found(text, table, path, places)
             spans = {part: [(first, last) for first, last, _ in own] for part, own in found.items()}
-            yield json_text(self._root.written(self._values(found, places))), spans
+            yield json_text(self._root.written(self._values(found, places))), spans, places
 
-    def _found(self, text: str, table: Floats, path: NDArray[np.int64]) -> dict[int, list[tuple[int, int, Any]]]:
-        """First word, last word and value of each part's values in a row; parts count from 1."""
+    def _found(
+        self, text: str, table: Floats, path: NDArray[np.int64], places: list[int]
+    ) -> dict[int, list[tuple[int, int, Any]]]:
+        """First word, last word and value of each part's values in a row; parts count from 1.
+
+        In the ``places`` of closed values, an optional object that has one of the values is set to be there.
+        """
         spans, answered = spans_of(path, len(self.copied)), {}
         for number, one in enumerate(self.copied, 1):
-            own, fits = spans[number], self._fits[number - 1]
+            own = spans[number]
             if one.most == 1 and not one.within[1]:
                 # The clearest first, of which the first that fits is taken.
                 own = sorted(own, key=lambda span: -float(table[span[0] : span[1] + 1, number].mean()))
-            found = list(_read(text, own, one.type, fits))
-            if not found and one.blank == "never":
+            answered[number] = list(_read(text, own, one, self._fits[number - 1]))
+            if answered[number]:
+                for outer in self._around[number - 1]:
+                    places[outer] = self.closed.there(outer)
+        for number, one in enumerate(self.copied, 1):
+            there = all(self.closed.is_there(places[outer], outer) for outer in self._around[number - 1])
+            if not answered[number] and one.blank == "never" and there:
                 lead = table[:, number] - table[:, 0]
-                likeliest = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
-                found = list(islice(_read(text, likeliest, one.type, fits), 1))
+                units = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
+                answered[number] = list(islice(_read(text, units, one, self._fits[number - 1]), 1))
             # A list's objects are counted over all of their kinds.
-            answered[number] = found if one.within[1] or self.schemas[number - 1].get("uniqueItems") else found[: one.most]
+            if not one.within[1] and not self.schemas[number - 1].get("uniqueItems"):
+                answered[number] = answered[number][: one.most]
         return answered
+
+    @cached_property
+    def _around(self) -> list[tuple[int, ...]]:
+        """For each copied part, the closed fields that say whether the optional objects around it are there."""
+        pairs = zip(self._root.fields(""), around(self._root), strict=True)
+        return [outer for one, outer in pairs if isinstance(one, CopiedField)]
 
     def _values(self, found: Mapping[int, Sequence[tuple[int, int, Any]]], closed: Sequence[int]) -> Iterator[Any]:
         """A row's values of all fields in the schema's order."""
@@ -242,55 +263,108 @@ class Standing:
     """How the values of a part that could be copied stand in the rows' texts.
 
     Attributes:
+        usual: how the values are written, if labelled ones do not clearly say otherwise.
         values: number of values.
-        found: number of those that stand in their text.
-        missing: one that does not; empty if all do.
-        cased: number of those that do not, but do in another letter case.
+        copies: those that stand in their text, if also in another letter case: what stands there, and the value.
+        lost: those that do not.
         blanks: what the outputs without a value have instead, with counts.
     """
 
+    usual: Spelling = "same"
     values: int = 0
-    found: int = 0
-    missing: str = ""
-    cased: int = 0
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     blanks: Counter[Blank] = field(default_factory=Counter)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How values are written."""
+        return learnt_spelling(self.copies, self.usual)
+
+    @cached_property
+    def _misspelled(self) -> list[tuple[str, str]]:
+        return [pair for pair in self.copies if not gives(self.spelling, *pair)]
+
+    @property
+    def found(self) -> int:
+        """Number of values that can be answered."""
+        return self.values - len(self.lost) - len(self._misspelled)
+
+    @property
+    def cased(self) -> int:
+        """Number of values that stand in their text, but are answered in another letter case."""
+        return sum(copy.casefold().split() == value.casefold().split() for copy, value in self._misspelled)
+
+    @property
+    def missing(self) -> str:
+        """A value that cannot be answered; empty if all can."""
+        return next(iter((*self.lost, *(value for _, value in self._misspelled))), "")
 
     @property
     def enough(self) -> bool:
-        """Whether so many values stand in their texts that the part can be copied."""
+        """Whether so many values can be answered that the part can be copied."""
         # A single value may be missing wherever there are few.
         return self.found + 1 >= _LEAST_EACH * self.values
 
 
-def values_in_texts(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> dict[str, Standing]:
-    """How the values of each part that could be copied, by path, stand in the rows' texts."""
+def values_in_texts(
+    schema: Mapping[str, Any] | None,
+    outputs: Sequence[str],
+    texts: Sequence[str],
+    usual: Mapping[str, Spelling] = MappingProxyType({}),
+) -> dict[str, Standing]:
+    """How the values of each part that could be copied, by path, stand in the rows' texts.
+
+    ``usual`` are the spellings of parts in an earlier bundle, by path.
+    """
     parts = [one for one, _ in _open_parts(schema or {}, "", required=True)]
     standing = {one.path: Standing() for one in parts}
     for output, text in zip(outputs, texts, strict=True):
-        value, empty = json_in(output), {one.path: one for one in parts}
-        listed = [_values_of(value, one) for one in parts]
-        for one, own, lost in zip(parts, listed, found_in(text, listed)[1], strict=True):
-            part = standing[one.path]
-            part.values, part.found = part.values + len(own), part.found + len(own) - len(lost)
-            part.missing = part.missing or next(iter(lost), "")
-            part.cased += sum(not found_in(text.lower(), [[value.lower()]])[1][0] for value in lost)
-            if own:
-                empty.pop(one.path, None)
+        value, empty, words = json_in(output), {one.path: one for one in parts}, words_of(text)
+        objects: dict[str, bool] = {}
+        for number, own, place in _placed(text, [_values_of(value, one) for one in parts]):
+            part = standing[parts[number].path]
+            part.values += 1
+            empty.pop(parts[number].path, None)
+            if place is None:
+                part.lost.append(own)
+            elif parts[number].type == "string":
+                part.copies.append((text[words[place[0]][0] : words[place[1]][1]], own))
         for path, one in empty.items():
-            standing[path].blanks[_blank_of(_at(value, one.within[0] if one.within[1] else path))] += 1
+            whole = one.within[0] if one.within[1] else path
+            outer, there = whole.rpartition(".")[0], _at(value, whole)
+            if outer not in objects:
+                objects[outer] = _at(value, outer) is not ABSENT
+            # An absent object lacks no part.
+            if there is not ABSENT or objects[outer]:
+                standing[path].blanks[_blank_of(there)] += 1
+    # Parts with few values, or only such as are written alike in several ways, follow the others.
+    common = learnt_spelling([pair for part in standing.values() for pair in part.copies])
+    for path, part in standing.items():
+        part.usual = usual.get(path) or usual_spelling(part.copies, common)
     return standing
 
 
-def copied_fields(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
-    """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do."""
+def copied_fields(
+    schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str], known: Sequence[CopiedField] = ()
+) -> tuple[CopiedField, ...]:
+    """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do.
+
+    ``known`` are those of an earlier bundle, whose spellings remain usual.
+    """
     fields = answer_fields(schema, tuple(one for one, _ in _open_parts(schema or {}, "", required=True)))
     if not isinstance(fields, Tags):
         return ()
-    standing = values_in_texts(schema, outputs, texts)
+    standing = values_in_texts(schema, outputs, texts, {one.path: one.spelling for one in known})
     if not _stand(standing) or not all(one.enough for one in standing.values()):
         return ()
-    blanks = {path: one.blanks.most_common(1) for path, one in standing.items()}
-    return tuple(replace(one, blank=blanks[one.path][0][0]) if blanks[one.path] else one for one in fields.copied)
+
+    def learnt(one: CopiedField) -> CopiedField:
+        part = standing[one.path]
+        blanks, spelling = part.blanks.most_common(1), part.spelling if one.type == "string" else "same"
+        return replace(one, blank=blanks[0][0] if blanks else one.blank, spelling=spelling)
+
+    return tuple(map(learnt, fields.copied))
 
 
 def with_copied_values(
@@ -348,7 +422,7 @@ def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: S
                 share = f"{one.found:,} of {one.values:,} stand in the text as they are written"
                 cased = f"; {one.cased:,} in another letter case" if one.cased else ""
                 found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r}{cased})")
-    return [*found, *(f"the object {path!r} may be missing" for path in _optional_objects(schema or {}))]
+    return found
 
 
 def _stand(standing: Mapping[str, Standing]) -> bool:
@@ -357,43 +431,51 @@ def _stand(standing: Mapping[str, Standing]) -> bool:
     return values > 0 and sum(one.found for one in standing.values()) >= LEAST_COPIED * values
 
 
-def _optional_objects(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for name, part in (schema.get("properties") or {}).items():
-        if isinstance(part, Mapping) and part.get("properties"):
-            inner = f"{path}.{name}" if path else str(name)
-            if name not in schema.get("required", ()):
-                yield inner
-            yield from _optional_objects(part, inner)
-
-
 def _blank_of(value: Any) -> Blank:
     return "absent" if value is ABSENT else "null" if value is None else "empty"
 
 
 def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], list[list[str]]]:
-    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not.
+    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not."""
+    found: list[tuple[int, int, int]] = []
+    missing: list[list[str]] = [[] for _ in values]
+    for part, value, place in _placed(text, values):
+        if place is None:
+            missing[part].append(value)
+        else:
+            found.append((part, *place))
+    return sorted(found, key=lambda span: span[1]), missing
 
-    A value must begin and end with a word, and no two values share one. The longest are placed first, each at its first place.
-    White space in texts and how a number is written do not matter.
+
+def _placed(text: str, values: Sequence[Sequence[Any]]) -> list[tuple[int, str, tuple[int, int] | None]]:
+    """The values of several parts: part, the value's text, and its first and last word in the text, or None if it has none.
+
+    A value must begin and end with a word, and no two values share one. White space in texts and how a number is written do not
+    matter. Values that stand in the text as they are written are placed before those that do in another letter case, the
+    longest first, each at its first free place.
     """
     words = words_of(text)
     starts = {start: number for number, (start, _) in enumerate(words)}
     ends = {end: number for number, (_, end) in enumerate(words)}
-    found: list[tuple[int, int, int]] = []
-    missing: list[list[str]] = [[] for _ in values]
     taken = np.zeros(len(words), dtype=bool)
     wanted = [(value if isinstance(value, str) else json_text(value), part) for part, own in enumerate(values) for value in own]
+    wanted.sort(key=lambda pair: -len(pair[0]))
     numbers = {json_text(value) for own in values for value in own if type(value) in (int, float)}
-    for value, part in sorted(wanted, key=lambda pair: -len(pair[0])):
+
+    def exact(value: str) -> Iterator[tuple[int, int]]:
         for start, end in _places_in(text, value, number=value in numbers):
-            first, last = starts.get(start), ends.get(end)
-            if first is not None and last is not None and not taken[first : last + 1].any():
+            if start in starts and end in ends:
+                yield starts[start], ends[end]
+
+    def first_free(places: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
+        for first, last in places:
+            if not taken[first : last + 1].any():
                 taken[first : last + 1] = True
-                found.append((part, first, last))
-                break
-        else:
-            missing[part].append(value)
-    return sorted(found, key=lambda span: span[1]), missing
+                return first, last
+        return None
+
+    found = [(part, value, first_free(exact(value))) for value, part in wanted]
+    return [(part, value, first_free(places_alike(text, value)) if place is None else place) for part, value, place in found]
 
 
 def _places_in(text: str, value: str, *, number: bool) -> Iterator[tuple[int, int]]:
@@ -497,12 +579,14 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _read(
-    text: str, spans: Iterable[tuple[int, int]], type_: str, fits: Callable[[Any], bool]
+    text: str, spans: Iterable[tuple[int, int]], one: CopiedField, fits: Callable[[Any], bool]
 ) -> Iterator[tuple[int, int, Any]]:
-    """First word, last word and value of words that are a value of a type and fit."""
+    """First word, last word and value of words that are a value of a part and fit."""
     words = words_of(text)
     for first, last in spans:
-        value = _typed(text[words[first][0] : words[last][1]], type_)
+        value = _typed(text[words[first][0] : words[last][1]], one.type)
+        if isinstance(value, str):
+            value = spelled(value, one.spelling)
         if value is not None and fits(value):
             yield first, last, value
 

@@ -130,6 +130,10 @@ class OutputKind:
         """Whether a cell has the form of this kind; False if every text has it."""
         return False
 
+    def broken(self, cell: str) -> bool:
+        """Whether a cell that is not :meth:`alike` was clearly meant to be."""
+        return False
+
     def may_name_rows(self, cells: Sequence[str]) -> bool:
         """Whether recognised cells may be row numbers or names instead of answers."""
         return False
@@ -165,8 +169,17 @@ class OutputKind:
         """
         return None
 
-    def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
-        """The parts of outputs that are copied from the rows' texts, if all others are closed."""
+    def copied(
+        self,
+        schema: Mapping[str, Any] | None,
+        outputs: Sequence[str],
+        texts: Sequence[str],
+        known: Sequence[CopiedField] = (),
+    ) -> tuple[CopiedField, ...]:
+        """The parts of outputs that are copied from the rows' texts, if all others are closed.
+
+        ``known`` are those of an earlier bundle.
+        """
         return ()
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:

@@ -41,7 +41,13 @@ class JsonKind(OutputKind):
         return "every output is a JSON object or list" if all(map(self.alike, cells)) else ""
 
     def alike(self, cell: str) -> bool:
-        return cell.lstrip()[:1] in "{[" and is_json(cell)
+        return not self._plain(cell) and is_json(cell)
+
+    def broken(self, cell: str) -> bool:
+        return not self._plain(cell) and not is_json(cell)
+
+    def _plain(self, cell: str) -> bool:
+        return not cell.lstrip().startswith(("{", "["))
 
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
@@ -81,8 +87,14 @@ class JsonKind(OutputKind):
             return copied
         return None if closed_fields(read) is None else read
 
-    def copied(self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> tuple[CopiedField, ...]:
-        return copied_fields(schema, outputs, texts)
+    def copied(
+        self,
+        schema: Mapping[str, Any] | None,
+        outputs: Sequence[str],
+        texts: Sequence[str],
+        known: Sequence[CopiedField] = (),
+    ) -> tuple[CopiedField, ...]:
+        return copied_fields(schema, outputs, texts, known)
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
         if schema is None:
