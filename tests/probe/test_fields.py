@@ -11,8 +11,9 @@ from scipy.special import log_softmax
 
 from cotune.cycle.probe_search.fits import head_of
 from cotune.errors import CotuneError, InputError
+from cotune.probe import fields
 from cotune.probe.cross_fitting import ADDED_ROWS, best_temperature, cross_fit, tempered
-from cotune.probe.fields import likeliest, log_softmax_by_field, row_correct, row_losses, spans
+from cotune.probe.fields import alike, likeliest, log_softmax_by_field, row_correct, row_losses, spans
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.probe.term_fits import TermFits
@@ -45,6 +46,19 @@ def test_each_field_has_a_distribution_and_an_answer() -> None:
         assert places.tolist() == expected
         truth = TRUTH[int(np.flatnonzero((log_probs == row).all(axis=1))[0])]
         assert loss == pytest.approx(-row[truth].mean()) and right == pytest.approx((places == truth).mean())
+
+
+def test_fields_that_are_alike_are_fitted_at_once_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = TRUTH.copy()
+    found = list(alike(truth, SIZES, 7))
+    assert [[(place.start, place.stop) for place in places] for places, _ in found] == [[(0, 3)], [(3, 5), (5, 7)]]
+    assert found[0][1].tolist() == [OWN[:, 0].tolist()] and found[1][1].tolist() == OWN[:, 1:].T.tolist()
+    # Other rows are other regressions, and so are those that would be too much at once.
+    truth[4, 2] = -1
+    assert [len(places) for places, _ in alike(truth, SIZES, 7)] == [1, 1, 1]
+    monkeypatch.setattr(fields, "MOST_LOGITS", 2 * 2 * 10 * ROWS)
+    assert [len(places) for places, _ in alike(TRUTH, SIZES, 7, 10)] == [1, 2]
+    assert [len(places) for places, _ in alike(TRUTH, SIZES, 7, 11)] == [1, 1, 1]
 
 
 def test_one_field_is_a_label() -> None:

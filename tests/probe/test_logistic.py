@@ -68,6 +68,22 @@ def test_masks_and_strengths_are_fits_on_subsets() -> None:
             )
 
 
+def test_several_labels_of_the_same_rows_are_fits_of_each() -> None:
+    x, y = clouds(60, 8, 3)
+    # A field whose last class has no row, and one of noise.
+    fields = np.stack([y, y % 2, np.random.default_rng(2).integers(0, 3, 60)])
+    masks, strengths = np.random.default_rng(1).random((2, 60)) < 0.7, [0.01, 1.0]
+    exact: dict[str, Any] = {"tolerance": 1e-7, "rounds": 1000}
+    found = fit_logistic(x, fields, 3, strengths=strengths, masks=masks, **exact)
+    assert found.weight.shape == (12, 3, 8) and found.bias.shape == (12, 3)
+    for place, field in enumerate(fields):
+        alone = fit_logistic(x, field, 3, strengths=strengths, masks=masks, **exact)
+        for problem in range(4):
+            np.testing.assert_allclose(
+                log_probs(found, x, 4 * place + problem), log_probs(alone, x, problem), atol=2e-3, err_msg=f"{place}, {problem}"
+            )
+
+
 def test_offsets_are_part_of_the_likelihood() -> None:
     x, y = clouds(50, 5, 4)
     offsets = np.random.default_rng(2).normal(size=(50, 4)).astype(np.float32) * 2

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
-from cotune.probe.fields import by_field, by_row, log_softmax_by_field, row_correct, row_losses, spans, strata_of
+from cotune.probe.fields import (
+    MOST_LOGITS,
+    alike,
+    by_field,
+    by_row,
+    log_softmax_by_field,
+    row_correct,
+    row_losses,
+    spans,
+    strata_of,
+)
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 
@@ -32,8 +43,6 @@ _MANY_LOGITS = 20_000
 """Rows times labels from which one fold tries all penalties and the others only those near its best: half of the time on 347
 and on 2,000 rows with 77 labels, with the same result. Smaller problems are solved at once, where a penalty more costs little.
 """
-_MOST_LOGITS = 20_000_000
-"""Upper bound on the logits of folds that are fitted at once: a few hundred megabytes including the solver's memory."""
 WORD_SCALES = (0.3, 1.0)
 """Factors of the label words' logits that are tried as an offset of the last layer's probe, if these logits are given."""
 ADDED_ROWS = 2.0
@@ -249,24 +258,24 @@ def _fit_layer(
 
     def predict(folds: Sequence[tuple[int, NDArray[np.bool_]]], places: Sequence[int]) -> None:
         """Predict the rows of some folds with the penalties at some places."""
-        # Small problems take as long as their calls do, so the folds of all draws are fitted together.
-        at_once, some = max(1, _MOST_LOGITS // (len(places) * len(y) * classes)), [strengths[place] for place in places]
+        # Small problems take as long as their calls do, so the folds of all draws, and fields, are fitted together.
+        at_once, some = max(1, MOST_LOGITS // (len(places) * len(y) * classes)), [strengths[place] for place in places]
         for first in range(0, len(folds), at_once):
             part = folds[first : first + at_once]
             masks = np.stack([~held_out for _, held_out in part])
-            for span, own in by_field(y, sizes, classes):
-                size, read = span.stop - span.start, np.flatnonzero(own >= 0)
+            for own_places, own in alike(y, sizes, classes, len(part) * len(some)):
+                read = np.flatnonzero(own[0] >= 0)
                 used, square = axes.of_rows(read)
                 fitted = fit_logistic(
                     used,
-                    own[read],
-                    size,
+                    own[:, read],
+                    own_places[0].stop - own_places[0].start,
                     strengths=[strength / square for strength in some],
                     masks=masks[:, read],
                     offsets=offsets,
                     tolerance=CROSS_TOLERANCE,
                 )
-                for number, (repeat, held_out) in enumerate(part):
+                for number, (span, (repeat, held_out)) in enumerate(product(own_places, part)):
                     inside = np.flatnonzero(held_out[read])
                     out = read[inside]
                     logits = fitted.logits_within(inside, slice(number * len(some), (number + 1) * len(some)))

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+MOST_LOGITS = 20_000_000
+"""Upper bound on the logits of regressions that are fitted at once: a few hundred megabytes including the solver's memory."""
+
 
 def spans(sizes: Sequence[int], classes: int) -> list[slice]:
     """The places of each field's classes."""
@@ -68,3 +71,21 @@ def by_field(truth: NDArray[np.int64], sizes: Sequence[int], classes: int) -> It
     """The places of each field's classes, and ``[rows]`` the right one's number within the field; -1 if it is not read."""
     for column, span in zip(truth.reshape(len(truth), -1).T, spans(sizes, classes), strict=True):
         yield span, np.where(column < 0, -1, column - span.start)
+
+
+def alike(
+    truth: NDArray[np.int64], sizes: Sequence[int], classes: int, problems: int = 1
+) -> Iterator[tuple[tuple[slice, ...], NDArray[np.int64]]]:
+    """The fields of :func:`by_field` to fit at once: those with as many classes that are read off the same rows.
+
+    ``problems`` is the number of regressions for each field; together they have at most :data:`MOST_LOGITS` logits. Yields the
+    places of each field's classes, and ``[fields, rows]`` the right ones' numbers within them.
+    """
+    groups: dict[tuple[int, bytes], list[tuple[slice, NDArray[np.int64]]]] = {}
+    for span, own in by_field(truth, sizes, classes):
+        groups.setdefault((span.stop - span.start, (own >= 0).tobytes()), []).append((span, own))
+    for (size, _), group in groups.items():
+        at_once = max(1, MOST_LOGITS // (problems * len(truth) * size))
+        for first in range(0, len(group), at_once):
+            part = group[first : first + at_once]
+            yield tuple(span for span, _ in part), np.stack([own for _, own in part])

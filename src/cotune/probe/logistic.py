@@ -143,7 +143,7 @@ def fit_logistic(
     rounds: int = 200,
     tolerance: float = 1e-4,
 ) -> Weights:
-    """Fit one regression for each combination of mask and strength, with masks as the outer loop.
+    """Fit one regression for each combination of labels, mask and strength, in the order of these loops.
 
     It minimises the summed cross-entropy of the masked rows plus ``|weight|^2 / (2 strength)``; the bias has no penalty. This
     is the objective of scikit-learn's ``LogisticRegression(C=strength)`` for three or more classes. For two classes
@@ -152,7 +152,7 @@ def fit_logistic(
 
     Args:
         features: ``[rows, width]``, or their :class:`Axes`.
-        labels: ``[rows]`` numbers below ``classes``.
+        labels: ``[rows]`` numbers below ``classes``, or ``[fields, rows]`` for several regressions over the same rows.
         classes: number of classes.
         strengths: inverses of the penalty, each above 0.
         masks: ``[masks, rows]`` rows to learn from; None learns from all.
@@ -163,13 +163,15 @@ def fit_logistic(
     axes = features if isinstance(features, Axes) else Axes(features, double=True)
     z, dtype = axes.z, axes.z.dtype
     rows, width = z.shape
-    y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    y = torch.from_numpy(np.asarray(labels, dtype=np.int64).reshape(-1, rows))
     masks = np.ones((1, rows), dtype=bool) if masks is None else masks
-    problems = len(masks) * len(strengths)
-    mask = torch.from_numpy(np.repeat(masks, len(strengths), axis=0)).to(dtype)  # [problems, rows]
-    penalty = torch.tensor([1 / s for s in strengths] * len(masks), dtype=dtype)
+    each = len(masks) * len(strengths)
+    problems = len(y) * each
+    mask = torch.from_numpy(np.repeat(masks, len(strengths), axis=0)).to(dtype)  # [each, rows], for now
+    penalty = torch.tensor([1 / s for s in strengths] * len(masks) * len(y), dtype=dtype)
     hot = one_hot(y, classes).to(dtype)
-    counts = mask @ hot  # [problems, classes]
+    counts = (mask @ hot).flatten(0, 1)  # [problems, classes]
+    mask, hot = mask.repeat(len(y), 1), hot.mT.repeat_interleave(each, 0)
     totals = counts.sum(1)
     absent = torch.where(counts > 0, 0.0, -1e4).to(dtype)
     # Boehning's bound replaces p (1 - p) by 1/2; the mean over classes is closer to the curvature with many classes.
@@ -185,7 +187,7 @@ def fit_logistic(
     start = torch.zeros(problems, classes, width + 1, dtype=dtype)
     start[..., width] = torch.where(counts > 0, (counts.clamp_min(0.5) / totals[:, None]).log(), 0.0)
     scales, weights = _widened(steps, classes), _widened(penalties, classes)
-    stacked = _Problems(mask, mask[:, None] * hot.T, absent, scales, weights, free.flatten(1))
+    stacked = _Problems(mask, mask[:, None] * hot, absent, scales, weights, free.flatten(1))
     x = _minimise(_Losses(extended, offset), stacked, start.flatten(1), rounds, tolerance)
     w = x.view(problems, classes, width + 1).double()
     along, bias = w[..., :width].numpy(), w[..., width].numpy()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.probe.fields import by_field, log_softmax_by_field, strata_of
+from cotune.probe.fields import alike, log_softmax_by_field, strata_of
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.terms import TermWeights, features, term_counts
@@ -97,13 +97,15 @@ class TermFits:
         return log_softmax_by_field(logits[fold_of, np.arange(len(fold_of))], self._sizes)
 
     def _fitted(self, masks: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        weights, biases = [], []
-        for span, own in by_field(self._labels, self._sizes, self._classes):
-            size = span.stop - span.start
+        weight = np.zeros((len(masks), self._classes, self._axes.z.shape[1]))
+        bias = np.zeros((len(masks), self._classes))
+        for places, own in alike(self._labels, self._sizes, self._classes, len(masks)):
+            size = places[0].stop - places[0].start
             # Two classes have two rows of weights here and one in scikit-learn, which is their difference and has half the
             # penalty.
             strength = STRENGTH / 2 if size == 2 else STRENGTH
             found = fit_logistic(self._axes, own, size, strengths=[strength], masks=masks, tolerance=_TOLERANCE)
-            weights.append(found.weight)
-            biases.append(found.bias)
-        return np.concatenate(weights, axis=1), np.concatenate(biases, axis=1)
+            for number, span in enumerate(places):
+                fits = slice(number * len(masks), (number + 1) * len(masks))
+                weight[:, span], bias[:, span] = found.weight[fits], found.bias[fits]
+        return weight, bias

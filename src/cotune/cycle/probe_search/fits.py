@@ -17,7 +17,7 @@ from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import LAYERS_KEPT, STRENGTHS, CrossFit, as_good, standardised
-from cotune.probe.fields import by_field
+from cotune.probe.fields import alike
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
@@ -198,11 +198,12 @@ def head_of(
     features, mean, spread = standardised(states)
     offsets = None if words is None else states.astype(np.float32) @ words.T
     axes, weight, bias = Axes(features, double=True), np.empty((classes, features.shape[1])), np.empty(classes)
-    for span, own in by_field(truth, sizes, classes):
-        read = np.flatnonzero(own >= 0)
+    for places, own in alike(truth, sizes, classes):
+        read, size = np.flatnonzero(own[0] >= 0), places[0].stop - places[0].start
         used, square = axes.of_rows(read)
-        fitted = fit_logistic(used, own[read], span.stop - span.start, strengths=[strength / square], offsets=offsets)
-        weight[span], bias[span] = fitted.weight[0], fitted.bias[0]
+        fitted = fit_logistic(used, own[:, read], size, strengths=[strength / square], offsets=offsets)
+        for number, span in enumerate(places):
+            weight[span], bias[span] = fitted.weight[number], fitted.bias[number]
     if words is not None:
         weight, bias = weight + words * spread, bias + words @ mean
     return StartHead(weight, bias, mean, spread)
