@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,8 @@ def dirichlet_f1(
     counts = confusion_counts(cells[None], size)
     if groups is not None:
         counts *= effective_share(cells[None], counts, average, groups, _LEVEL)[:, None, None]
-    low, high = posterior_limits(counts, average, seed=seed, level=_LEVEL, draws=draws)
-    return Interval(float(low[0]), float(high[0]))
+    low, high = posterior_limits(counts, (average,), seed=seed, level=_LEVEL, draws=draws)
+    return Interval(float(low[0, 0]), float(high[0, 0]))
 
 
 def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
@@ -111,15 +111,19 @@ def effective_share(
 
 
 def posterior_limits(
-    counts: Floats, average: Average, *, seed: int, level: float = 0.95, draws: int = 1000
+    counts: Floats, averages: Sequence[Average], *, seed: int, level: float = 0.95, draws: int = 1000
 ) -> tuple[Floats, Floats]:
-    """Limits of :func:`dirichlet_f1` for many confusion matrices of shape (samples, labels, labels) at once."""
+    """Limits of :func:`dirichlet_f1` for many confusion matrices of shape (samples, labels, labels) at once.
+
+    Returns:
+        Lower and upper limits, each of shape (averages, samples).
+    """
     generator = np.random.default_rng(seed)
     drawn = _drawn_sums if counts.shape[-1] > _MOST_LABELS else _drawn_cells
     ends: list[Floats] = []
     for prior in (_sparse_prior, _pooled_prior):
-        scores = drawn(counts, prior, average, draws, generator)
-        ends += list(np.quantile(scores, [(1 - level) / 2, (1 + level) / 2], axis=0))
+        scores = drawn(counts, prior, averages, draws, generator)
+        ends += list(np.quantile(scores, [(1 - level) / 2, (1 + level) / 2], axis=1))
     return np.maximum(0.0, np.minimum(ends[0], ends[2])), np.minimum(1.0, np.maximum(ends[1], ends[3]))
 
 
@@ -143,8 +147,10 @@ def _pooled_prior(counts: Floats, draws: int, generator: np.random.Generator) ->
     return 3 * by_label, 3 * (1 - by_label) / (size - 1)
 
 
-def _drawn_cells(counts: Floats, prior: _Prior, average: Average, draws: int, generator: np.random.Generator) -> Floats:
-    """F1 of each draw and sample, shape (draws, samples); every cell is drawn."""
+def _drawn_cells(
+    counts: Floats, prior: _Prior, averages: Sequence[Average], draws: int, generator: np.random.Generator
+) -> Floats:
+    """F1 of each draw and sample, shape (averages, draws, samples); every cell is drawn."""
     size = counts.shape[-1]
     step = max(1, _CELLS_AT_ONCE // counts[0].size // max(1, len(counts)))
     scores: list[Floats] = []
@@ -152,11 +158,14 @@ def _drawn_cells(counts: Floats, prior: _Prior, average: Average, draws: int, ge
         diagonal, other = (weights[..., None] for weights in prior(counts, min(step, draws - start), generator))
         table = generator.standard_gamma(counts + np.where(np.eye(size, dtype=bool), diagonal, other))
         hits = np.diagonal(table, axis1=-2, axis2=-1)
-        scores.append(f1_from_counts(hits, table.sum(axis=-1), table.sum(axis=-2), average))
-    return np.concatenate(scores)
+        support, predicted = table.sum(axis=-1), table.sum(axis=-2)
+        scores.append(np.stack([f1_from_counts(hits, support, predicted, average) for average in averages]))
+    return np.concatenate(scores, axis=1)
 
 
-def _drawn_sums(counts: Floats, prior: _Prior, average: Average, draws: int, generator: np.random.Generator) -> Floats:
+def _drawn_sums(
+    counts: Floats, prior: _Prior, averages: Sequence[Average], draws: int, generator: np.random.Generator
+) -> Floats:
     """The same, with the cells without rows drawn as sums.
 
     Their sums over each label's row and over each label's column are gamma variates, and their shares of the total are
@@ -181,6 +190,6 @@ def _drawn_sums(counts: Floats, prior: _Prior, average: Average, draws: int, gen
             below *= rest.sum(axis=-1, keepdims=True) / np.maximum(below.sum(axis=-1, keepdims=True), 1e-300)
             support = np.add.reduceat(table, rows, axis=-1) + rest
             predicted = np.add.reduceat(table[:, by_answer], places, axis=-1) + below
-            scores.append(f1_from_counts(table[:, right], support, predicted, average))
-        columns.append(np.concatenate(scores))
+            scores.append(np.stack([f1_from_counts(table[:, right], support, predicted, average) for average in averages]))
+        columns.append(np.concatenate(scores, axis=1))
     return np.stack(columns, axis=-1)
