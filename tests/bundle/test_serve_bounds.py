@@ -181,9 +181,9 @@ def replies(held: socket.socket, count: int) -> bytes:
     return found
 
 
-@pytest.mark.parametrize("pipelined", [False, True])
+@pytest.mark.parametrize("before", ["nothing", "health", "a long body"])
 def test_a_body_in_tiny_chunks_is_read_in_slices_between_which_others_are_served(
-    server: Client, monkeypatch: pytest.MonkeyPatch, pipelined: bool
+    server: Client, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
     events: list[int] = []
     order: list[str] = []
@@ -205,8 +205,10 @@ def test_a_body_in_tiny_chunks_is_read_in_slices_between_which_others_are_served
     health = f"GET /health {host}\r\n".encode()
     head = f"POST /predict {host}Transfer-Encoding: chunked\r\n\r\n".encode()
     body = b'{"text": "' + b"a " * 5_000 + b'"}'
+    long = f"POST /predict {host}Content-Length: {10 * len(body)}\r\n\r\n".encode() + body.rjust(10 * len(body))
+    pipelined = before != "nothing"
     with server.raw() as held:
-        held.sendall((health if pipelined else b"") + head + tiny_chunks(body))
+        held.sendall({"nothing": b"", "health": health, "a long body": long}[before] + head + tiny_chunks(body))
         found = replies(held, 1 + pipelined)
         # What was cut in slices is put together, and the connection serves the next request.
         held.sendall(health)
@@ -215,6 +217,28 @@ def test_a_body_in_tiny_chunks_is_read_in_slices_between_which_others_are_served
     assert sum(events) > len(body) and max(events) < 1000
     # Something else had its turn between any two; what waits behind another request may be looked at once that is answered.
     assert pipelined or all("others" in pair for pair in pairwise(order))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_is_one_piece_is_read_in_large_slices(server: Client, monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
+    sizes: list[int] = []
+    received = H11Protocol.data_received
+
+    def counted(self: H11Protocol, data: bytes) -> None:
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(H11Protocol, "data_received", counted)
+    body = b'{"text": "short"}'.rjust(2**20)
+    head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+    with server.raw() as held:
+        if chunked:
+            held.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        else:
+            held.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        assert replies(held, 1).startswith(b"HTTP/1.1 200 ")
+    # In slices of the usual size it would be 256 or more; the socket gives a part at a time.
+    assert sum(sizes) > 2**20 and len(sizes) < 100
 
 
 def test_what_turns_out_to_be_no_http_behind_an_answered_request_ends_the_connection(server: Client) -> None:
