@@ -49,34 +49,43 @@ def test_merged_weights_answer_as_the_bundle_does(bench: Bench, tmp_path: Path) 
 
 
 _KILLED = """
-import os, sys
+import json, os, sys
+from pathlib import Path
 
-begun = []
-
-def kill(event, about):
-    if event == "open" and ".new-" in str(about[0]) and "w" in str(about[1]) and not begun:
-        begun.append(True)
-        os.kill(os.getpid(), int(sys.argv[1]))
-
-sys.addaudithook(kill)
+import cotune.bundle.export.command, peft, sklearn.linear_model, transformers.models.auto.modeling_auto
 from cotune.cli import main
-main(["export", *sys.argv[2:]])
+
+out = Path(sys.argv[-1])
+for how in json.loads(sys.argv[1]):
+    pid = os.fork()
+    if pid == 0:
+        begun = []
+
+        def kill(event, about):
+            if event == "open" and ".new-" in str(about[0]) and "w" in str(about[1]) and not begun:
+                begun.append(True)
+                os.kill(os.getpid(), how)
+
+        sys.addaudithook(kill)
+        main(["export", *sys.argv[2:]])
+        sys.exit("nothing was written")
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print(json.dumps([code, len([*out.parent.glob(f".{out.name}.new-*")]), out.exists()]), flush=True)
 """
-"""Runs an export that gets a signal once it writes its first file."""
+"""Runs exports that get a signal once they write their first file, each a process that is forked from one with all imports."""
 
 
 def test_a_killed_export_leaves_nothing_behind_or_the_next_one_removes_it(bench: Bench, tmp_path: Path) -> None:
-    bundle = bench.save(tmp_path / "bundle")
-
-    def killed(how: signal.Signals) -> tuple[int, int]:
-        command = [sys.executable, "-c", _KILLED, str(int(how)), str(bundle), "--out", str(tmp_path / "out")]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert "Traceback" not in ended.stderr and not (tmp_path / "out").exists(), ended.stderr
-        return ended.returncode, len([*tmp_path.glob(".out.new-*")])
-
-    assert killed(signal.SIGKILL) == (-signal.SIGKILL, 1)
-    assert killed(signal.SIGKILL) == (-signal.SIGKILL, 1), "only that of the second one"
-    assert killed(signal.SIGTERM) == (128 + signal.SIGTERM, 0)
+    bundle, signals = bench.save(tmp_path / "bundle"), [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]
+    command = [sys.executable, "-c", _KILLED, json.dumps(signals), str(bundle), "--out", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert "Traceback" not in ended.stderr and ended.returncode == 0, ended.stderr
+    # The code, how many unfinished folders are left (after the second kill, only that of the second), and whether there is one.
+    assert [json.loads(line) for line in ended.stdout.splitlines()] == [
+        [-signal.SIGKILL, 1, False],
+        [-signal.SIGKILL, 1, False],
+        [128 + signal.SIGTERM, 0, False],
+    ]
 
 
 def test_an_export_shows_no_bars_of_transformers(bench: Bench, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
