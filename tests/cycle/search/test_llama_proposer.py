@@ -24,7 +24,9 @@ ROWS = Path(__file__).resolve().parents[3] / "examples" / "support" / "train.jso
 
 @pytest.fixture(scope="module")
 def served(bundled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model as a GGUF file."""
+    """The bundled model as a GGUF file, which takes seconds to write."""
+    pytest.importorskip("llama_cpp")
+    pytest.importorskip("fastapi")
     target = tmp_path_factory.mktemp("served") / "model.gguf"
     tokenizer = GgufTokenizer.of(open_model("smollm2-135m").renderer)
     write_model(bundled_folder, target, Layout.of(bundled_folder), tokenizer, "smollm2-135m")
@@ -32,8 +34,6 @@ def served(bundled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_a_small_model_proposes_in_a_run_and_the_race_drops_it(served: Path, tmp_path: Path) -> None:
-    pytest.importorskip("llama_cpp")
-    pytest.importorskip("fastapi")
     rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
     task = cotune.Task.from_rows(rows, input="message", output="label", limit={"train": 60, "dev": 24, "test": 20})
     out = tmp_path / "run"
