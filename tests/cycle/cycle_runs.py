@@ -144,6 +144,10 @@ class Commands:
         return stream
 
 
+BRIEF = ("search.max_cycles=1", "tune.max_epochs=1")
+"""For runs of which it matters how they begin, or that they come to an end."""
+
+
 def run_by_probes(
     bench: Bench, rows: Path, columns: tuple[str, str], out: Path, *more: str, budget: str = "160ktok", **options: Any
 ) -> Ended:

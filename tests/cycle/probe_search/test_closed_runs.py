@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cycle_runs import Ended, journal_of, run_by_probes, summary_of, without_times
+from cycle_runs import BRIEF, Ended, journal_of, run_by_probes, summary_of, without_times
 
 from cotune.api import try_prompt
 from cotune.bundle import load
@@ -131,7 +131,7 @@ def test_a_killed_run_ends_with_the_same_numbers(bench: Bench, closed: Path) -> 
 
 
 def test_a_run_goes_on_from_the_bundle(bench: Bench, closed: Path, tmp_path: Path) -> None:
-    ended = run(bench, tmp_path / "on", "--from", str(closed))
+    ended = run(bench, tmp_path / "on", "--from", str(closed), *BRIEF)
     assert ended.code == 0, ended.stderr
     arms = summary_of(tmp_path / "on")["arms"]
     assert arms["previous"]["decision"]["kind"] == "probe"
@@ -139,19 +139,19 @@ def test_a_run_goes_on_from_the_bundle(bench: Bench, closed: Path, tmp_path: Pat
 
 
 def test_words_generate_the_json_and_a_run_goes_on_from_that_by_probes(bench: Bench, tmp_path: Path) -> None:
-    ended = run(bench, tmp_path / "words", "tune.readout=words")
+    ended = run(bench, tmp_path / "words", "tune.readout=words", *BRIEF)
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "words")["cost"]["tokens_written"] > 0
     assert read_manifest(tmp_path / "words" / "best").fields is None
     assert try_prompt(tmp_path / "words", "What is it? {thing}\nJSON:").comparisons
-    ended = run(bench, tmp_path / "on", "--from", str(tmp_path / "words"))
+    ended = run(bench, tmp_path / "on", "--from", str(tmp_path / "words"), *BRIEF)
     assert ended.code == 0, ended.stderr
     arms = summary_of(tmp_path / "on")["arms"]
     assert arms["previous"]["decision"]["kind"] == "raw" and arms["best_tuned"]["decision"]["kind"] in ("probe", "raw")
 
 
 def test_a_row_with_a_free_text_makes_the_run_generate(bench: Bench, tmp_path: Path) -> None:
-    ended = run(bench, tmp_path / "odd", odd=True)
+    ended = run(bench, tmp_path / "odd", *BRIEF, odd=True)
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "odd")["arms"]["best_tuned"]["decision"]["kind"] == "raw"
     assert "the JSON is generated, because 'note' may have many values, of which 0 of " in ended.stdout
@@ -176,7 +176,7 @@ GIVEN: dict[str, Any] = {
 
 def test_a_given_schema_may_have_values_without_rows_and_keywords_of_lists(bench: Bench, tmp_path: Path) -> None:
     """No grammar has to enforce what is chosen among values."""
-    ended = run(bench, tmp_path / "run", f"output.schema={json.dumps(GIVEN)}", "tune.max_epochs=1", "search.max_cycles=1")
+    ended = run(bench, tmp_path / "run", f"output.schema={json.dumps(GIVEN)}", *BRIEF)
     assert ended.code == 0, ended.stderr
     assert 'kind="stone"' in read_manifest(tmp_path / "run" / "best").choices
     assert json.loads(load(tmp_path / "run", threads=1).predict(["cat 1 cat"])[0])["kind"] != "stone"

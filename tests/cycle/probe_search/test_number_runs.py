@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cycle_runs import Ended, journal_of, run_by_probes, summary_of, without_times
+from cycle_runs import BRIEF, Ended, journal_of, run_by_probes, summary_of, without_times
 
 from cotune.api import try_prompt
 from cotune.bundle import load
@@ -26,7 +26,7 @@ _WEIGHTS = {"pear": 0.2, "cat": 4.5, "saw": 2.5, "cow": 600.5, "mouse": 0.1}
 def write_rows(path: Path) -> Path:
     words = list(_WEIGHTS)
     rows: list[dict[str, Any]] = [
-        {"thing": f"{words[i % 5]} {i} {words[i % 5]}", "weight": round(_WEIGHTS[words[i % 5]] * (1 + i % 7 / 20), 3)}
+        {"thing": f"{words[i % 5]} {i} {words[i % 5]}", "weight": round(_WEIGHTS[words[i % 5]] * (1 + i % 3 / 10), 3)}
         for i in range(90)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -35,7 +35,8 @@ def write_rows(path: Path) -> Path:
 
 def run(bench: Bench, out: Path, *more: str, at: tuple[str, str, int] | None = None) -> Ended:
     rows = write_rows(bench.folder / "weights.jsonl")
-    return run_by_probes(bench, rows, ("thing", "weight"), out, *more, at=at)
+    # So few numbers would be labels. Each is a threshold, and what a run fits grows with them.
+    return run_by_probes(bench, rows, ("thing", "weight"), out, "output.type=number", *more, at=at)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_killed_run_ends_with_the_same_numbers(bench: Bench, weights: Path) ->
 
 
 def test_a_run_goes_on_from_the_bundle_and_keeps_its_thresholds(bench: Bench, weights: Path, tmp_path: Path) -> None:
-    ended = run(bench, tmp_path / "on", "metric=spearman", "--from", str(weights), "seed=2")
+    ended = run(bench, tmp_path / "on", "metric=spearman", "--from", str(weights), "seed=2", *BRIEF)
     assert ended.code == 0, ended.stderr
     previous = summary_of(tmp_path / "on")["arms"]["previous"]
     assert previous["decision"]["kind"] == "probe" and previous["log_loss"] is not None
@@ -124,15 +125,14 @@ def test_a_run_goes_on_from_the_bundle_and_keeps_its_thresholds(bench: Bench, we
 
 
 def test_exact_numbers_are_generated_unless_the_config_asks_for_a_probe(bench: Bench, tmp_path: Path) -> None:
-    short = ("tune.max_epochs=1", "search.max_cycles=1")
-    ended = run(bench, tmp_path / "exact", "metric=accuracy", *short)
+    ended = run(bench, tmp_path / "exact", "metric=accuracy", *BRIEF)
     assert ended.code == 0, ended.stderr
     summary = summary_of(tmp_path / "exact")
     assert summary["arms"]["best_tuned"]["readout"] == "generation" and summary["cost"]["tokens_written"] > 0
-    ended = run(bench, tmp_path / "read", "metric=accuracy", "tune.readout=probe", *short)
+    ended = run(bench, tmp_path / "read", "metric=accuracy", "tune.readout=probe", *BRIEF)
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "read")["arms"]["best_tuned"]["readout"] == "probe"
-    ended = run(bench, tmp_path / "words", "metric=r2", "tune.readout=words", *short)
+    ended = run(bench, tmp_path / "words", "metric=r2", "tune.readout=words", *BRIEF)
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "words")["cost"]["tokens_written"] > 0
 
