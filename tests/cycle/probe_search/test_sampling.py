@@ -21,7 +21,7 @@ def run(
 ) -> Ended:
     data = write_csv(folder / "many.csv", labelled_rows(rows))
     settings = ("--model", str(bench.model), "--budget", budget, "--out", str(out), *SETTINGS, "tune.readout=auto")
-    asked = ("run", str(data), "--input", "text", "--output", "label", *settings, "search.max_cycles=1")
+    asked = ("run", str(data), "--input", "text", "--output", "label", *settings, "search.max_cycles=1", "limit.test=60")
     return bench.commands.run(*asked, at=at)
 
 
@@ -32,7 +32,7 @@ def of_kind(folder: Path, kind: str) -> list[Any]:
 @pytest.fixture(scope="module")
 def finished(bench: Bench) -> Path:
     out = bench.folder / "sampled"
-    ended = run(bench, bench.folder, out, budget="100ktok")
+    ended = run(bench, bench.folder, out, budget="70ktok")
     assert ended.code == 0, ended.stderr
     assert "drawn at random" in ended.stdout and "that prompts were not raced on" in ended.stdout
     n = summary_of(out)["n"]
@@ -74,8 +74,8 @@ def test_further_rows_are_learnt_from_and_judge_nothing(finished: Path) -> None:
 def test_a_killed_run_learns_from_the_same_rows(bench: Bench, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for at in (("line", "sample", 1), ("line", "further", 1), ("line", "train", 1)):
-        assert run(bench, tmp_path, out, budget="100ktok", at=at).code == KILLED, at
-    ended = run(bench, tmp_path, out, budget="100ktok")
+        assert run(bench, tmp_path, out, budget="70ktok", at=at).code == KILLED, at
+    ended = run(bench, tmp_path, out, budget="70ktok")
     assert ended.code == 0, ended.stderr
     one, other = (without_times(journal_of(folder)) for folder in (out, finished))
     search = next(i for i, event in enumerate(other) if event["kind"] == "open_test")
