@@ -342,6 +342,7 @@ def test_epochs_are_split_between_trial_and_end() -> None:
     totals = [sum(one) for one in found]
     assert totals == sorted(totals) and max(totals) == 6.0
     assert all(epochs >= 1 for epochs, _ in found[1:])
+    assert split_epochs(4.0, lambda epochs, last: True, whole=True) == (4.0, 0.0)
     # The user's bound holds; of one epoch, none is left for a final tuning.
     assert split_epochs(1.0, lambda epochs, last: True) == (1.0, 0.0)
     for wanted, least in ((1.0, 0.25), (2.0, 1.0), (3.0, 1.0), (4.0, 0.25), (5.0, 1.0)):

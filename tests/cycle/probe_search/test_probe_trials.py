@@ -375,6 +375,15 @@ def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: 
     context.spending.account.counts["tokens_trained"] = 0
     context.journal.events.clear()
     assert final_plan(context, search, prices, tuned, rows, 3).last_epochs == 2.0
+    # A trial on most rows, whose final tuning was not planned, gets one all the same; another trial without a plan does not.
+    search.last_epochs = 0.0
+    context.journal.events.clear()
+    assert last(tuned) == 0.0
+    search.whole = True
+    assert last(tuned) > 0
+    context.journal.events.clear()
+    leave(context, 0)
+    assert last(tuned) == 0.0
 
 
 def leave(context: RunContext, tokens: float) -> None:

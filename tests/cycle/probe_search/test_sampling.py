@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
+from cotune.config import config_in_memory
+from cotune.config.task import Task
+from cotune.cycle.probe_search.heuristics import SearchHeuristics
+from cotune.cycle.progress import Quiet
+from cotune.cycle.run import run as run_cycle
 from cotune.report.terminal.advice import rows_left_out
 
 if TYPE_CHECKING:
@@ -81,6 +86,19 @@ def test_a_killed_run_learns_from_the_same_rows(bench: Bench, finished: Path, tm
     search = next(i for i, event in enumerate(other) if event["kind"] == "open_test")
     assert one[:search] == other[:search]
     assert summary_of(out)["arms"] == summary_of(finished)["arms"]
+
+
+def test_no_final_tuning_is_planned_for_a_trial_on_many_rows(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SearchHeuristics, "whole", lambda self, rows: True)
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "80ktok", "seed": 4, "engine": {"dtype": "float32"}}
+    settings |= {"tune": {"rank": 2, "max_epochs": 2}, "search": {"tfidf": False, "max_cycles": 1}}
+    task = Task.from_rows(labelled_rows(900), input="text", output="label", limit={"test": 60})
+    run_cycle(config_in_memory(name="many", input=["text"], output="label", **settings), tmp_path, task=task, view=Quiet())
+    assert of_kind(tmp_path, "further")[0]["rows"] > 0
+    plan = of_kind(tmp_path, "plan")[0]
+    assert plan["epochs"] > 0 and plan["last_epochs"] == 0
 
 
 def test_with_room_for_all_rows_every_row_is_raced(bench: Bench, tmp_path: Path) -> None:

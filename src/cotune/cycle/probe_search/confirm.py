@@ -104,7 +104,7 @@ def final_plan(
         The search with these.
     """
     planned = search.last_epochs
-    if not planned or (search.tunes_seed and not winner.tuned):
+    if not (planned or search.whole) or (search.tunes_seed and not winner.tuned):
         return search
 
     def effect() -> dict[str, float | bool]:

@@ -188,6 +188,10 @@ class SearchHeuristics:
         """Strength of a probe on tuned states, as a multiple of the frozen probe's; ``fields``: of several fields."""
         return 1.0 if fields else self.refit_strength
 
+    def whole(self, rows: int) -> bool:
+        """Whether one epoch of so many rows is enough for a trial to ship without a final tuning."""
+        return rows >= self.least_seen
+
     def epochs_beyond(self, rows: int, most: float) -> float:
         """Epochs, at most ``most``, that a number of rows needs before further rows are worth more than further epochs."""
         return min(self.epochs(rows, most), max(1.0, self.least_seen / rows))

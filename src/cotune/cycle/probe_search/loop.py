@@ -130,6 +130,7 @@ class LabelLoop:
         if not (rows := further_rows(self.context, self.prices, search, self.config.tune.max_epochs)):
             return
         search.further, search.written = len(rows), (*search.written, *rows)
+        search.whole = HEURISTICS.whole(len(search.rows) + len(rows))
         search.splits = with_rows(search.splits, rows)
         search.evidence, search.winner = [], None
         used = self.trials.uses_tfidf

@@ -159,6 +159,8 @@ def _closing(context: RunContext, prices: Prices) -> float:
 def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
+    No final tuning is planned if a trial may ship without one (``search.whole``).
+
     Returns:
         The search with these.
 
@@ -177,13 +179,13 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
 
     def fitted(ends: LabelSearch) -> LabelSearch:
         room = left - prices.test(ends, winner, words=ends.zero_shot)
-        epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least)
+        epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least, whole=search.whole)
         return replace(ends, epochs=epochs, last_epochs=last)
 
     def rank(plan: LabelSearch) -> tuple[bool, float, bool]:
         # Of equal plans the first, but without a final tuning one that leaves the reference out.
         last = plan.last_epochs
-        return last > 0, plan.epochs + last, not (last or plan.zero_shot)
+        return last > 0, plan.epochs + last, not (last or search.whole or plan.zero_shot)
 
     def effect() -> dict[str, Any]:
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
@@ -192,7 +194,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         for tunes_seed, zero_shot in ((True, True), (True, False), (False, False)):
             plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot))
             plans.append(plan)
-            if plan.last_epochs and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
+            if (plan.last_epochs or search.whole) and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
         plan = max(plans, key=rank)
         epochs, last = plan.epochs, plan.last_epochs
@@ -249,17 +251,20 @@ def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float
     return trials + final + (0.0 if alone else prices.final(seed, rows, epochs + last))
 
 
-def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
+def split_epochs(
+    wanted: float, fits: Callable[[float, float], bool], least: float = 1.0, *, whole: bool = False
+) -> tuple[float, float]:
     """Epochs of a trial and of the final tuning on all labelled rows: as many as fit, half of them in the trial if possible.
 
     ``fits`` says whether the budget suffices for given epochs of both, of which each has at least ``least``. Both are 0 if
-    nothing fits. The second is 0 if only a trial fits, which then ships.
+    nothing fits. The second is 0 if only a trial fits, which then ships, or if it has all
+    epochs (``whole``).
     """
     ways = [
         (epochs, last)
         for epochs in _falling(max(least, wanted / 2), least)
         for last in _falling(max(least, wanted - epochs), least)
-        if epochs + last <= wanted
+        if epochs + last <= wanted and not whole
     ]
     # Learning from all rows gains more than a further epoch on some of them.
     ways = sorted(ways, key=lambda way: (-sum(way), -way[0]))

@@ -99,8 +99,8 @@ class Prices:
     def further(self, search: LabelSearch, splits: Sequence[Split], count: int, *, epochs: float) -> float:
         """Cost of learning from ``count`` rows that were not raced, also in ``epochs`` of tuning; ``splits`` learn from them.
 
-        Frozen probes of two prompts are fitted once without the held-out rows, to be judged, and once for the arms. Half of the
-        epochs are a trial.
+        Frozen probes of two prompts are fitted once without the held-out rows, to be judged, and once for the arms. A trial
+        takes half of the epochs, or all of them if there are many rows.
         """
         fits = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen)}.values()
         frozen = sum(self._embedding.row_cost(fit.prompt, count, layers=[fit.found.layer]) for fit in fits)
@@ -109,6 +109,8 @@ class Prices:
         if not epochs:
             return frozen
         best = search.best_frozen
+        if HEURISTICS.whole(len(search.rows) + count):
+            return frozen + self.trial(best, splits, epochs)
         return frozen + self.trial(best, splits, epochs / 2) + self.final(best, rows, epochs / 2)
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:

@@ -98,6 +98,7 @@ class LabelSearch:
         written: rows that a teacher labelled, names of labels, and the user's rows that were not raced: read-outs and tuning
             learn from them, but no prompt is judged on them.
         further: number of the user's rows among them.
+        whole: whether a trial learns from so many rows that it may ship without a final tuning.
         named: the best frozen prompt's probe, fitted with names of labels; None if these are not used.
         whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
@@ -121,6 +122,7 @@ class LabelSearch:
     tunes_seed: bool = True
     written: tuple[Example, ...] = ()
     further: int = 0
+    whole: bool = False
     named: Evidence | None = None
     whole_test: SealedTest | None = None
 

@@ -30,6 +30,8 @@ ERRORS = 2.0
 """
 MOST_ROWS, MOST_READ = 3000, 1_000_000
 """Maximum of rows that TF-IDF learns from, and of the characters that are read of them, so that its fits take seconds."""
+_LEAST_DECIDED = 200
+"""Number of rows to which TF-IDF is not cut if its use was decided before, although its fits take too long."""
 COST_SHARE = 0.05
 """Share of the rest of a time budget that the fits may take."""
 _SECONDS = (4e-7, 3e-10, 1e-8)
@@ -165,9 +167,15 @@ def try_tfidf(
         prompt_id: prompt of the best frozen probe.
         measure: ``cross-fitted`` or ``held-out``, how ``judge`` measures.
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
-        decided: whether it is used in any case, because it was better on fewer rows; few held-out rows might not show that.
+        decided: whether it is used in any case, because it was better on fewer rows; few held-out rows might not show that. It
+            learns from as many rows as there is time for then.
     """
-    late = context.spending.budget.kind == "time" and _seconds(context, rows) > COST_SHARE * context.spending.left()
+    late = False
+    if context.spending.budget.kind == "time":
+        room = COST_SHARE * context.spending.left()
+        while decided and len(rows) > _LEAST_DECIDED and _seconds(context, rows) > room:
+            rows = rows[: len(rows) * 3 // 4]
+        late = _seconds(context, rows) > room
     tfidf = None if late else Tfidf(context.choosing, _fitting(rows), context.seed)
     found = None if tfidf is None or tfidf.empty else judge(tfidf)
 
