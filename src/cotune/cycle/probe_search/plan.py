@@ -257,8 +257,8 @@ def split_epochs(
     """Epochs of a trial and of the final tuning on all labelled rows: as many as fit, half of them in the trial if possible.
 
     ``fits`` says whether the budget suffices for given epochs of both, of which each has at least ``least``. Both are 0 if
-    nothing fits. The second is 0 if only a trial fits, which then ships, or if it has all
-    epochs (``whole``).
+    nothing fits. The second is 0 if only a trial fits, which then ships, or if it gets all epochs
+    (``whole``).
     """
     ways = [
         (epochs, last)

@@ -81,16 +81,16 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_e
         return ()
     most = min(len(rows), _rows_in_memory(context) - len(search.rows))
     # These rows come before the tuning of the seed prompt, which never ships unless it leads.
-    left, ends = context.spending.left_within_step(), replace(search, tunes_seed=False)
+    ends = replace(search, tunes_seed=False)
 
-    def fits(count: int, *, tunes: bool) -> bool:
+    def fits(left: float, tunes: bool, count: int) -> bool:
         room = left - prices.test(ends, search.best_frozen, tuned=tunes, words=False)
         epochs = HEURISTICS.epochs_beyond(len(search.rows) + count, max_epochs) if tunes else 0.0
         return prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs) <= room
 
     def effect() -> dict[str, Any]:
-        tunes = fits(0, tunes=True)
-        count = _most(most, partial(fits, tunes=tunes))
+        left = context.spending.left_within_step()
+        count = _most(most, partial(fits, left, fits(left, True, 0)))
         learnt = f"{count:,} of {counted(len(rows), 'labelled row')} that prompts were not raced on"
         return {"rows": count, "of": len(rows), "text": f"the budget has room for learning from {learnt}"}
 

@@ -58,3 +58,7 @@ class PrefixStates:
         """The longest kept prefix of ``shared``, else all of ``shared``."""
         fitting = [ids for of, ids in self._kept if of == adapter and shared[: len(ids)] == ids]
         return max(fitting, key=len, default=shared)
+
+    def clear(self) -> None:
+        """Remove the states that are not kept permanently, for measurements and tests that compute them anew."""
+        self._recent.clear()
