@@ -40,6 +40,8 @@ class SearchHeuristics:
         mostly_raced: share of the labelled rows below which such a race sees too few of them.
         least_seen: number of rows, repetitions counted, that a tuning sees before new rows take the place of more epochs.
         sampled_race_share: its share of the budget then, which leaves time for tuning on rows that were not raced.
+        further_care: factor on the expected cost of learning from rows that were not raced, since reading them is not cut short
+            on a machine that becomes slower.
         probe_numbers: maximum of the numbers in the states of all rows that a probe is fitted to, of which a fit has a few
             copies of eight bytes: 20,000 rows of width 2 x 576.
         most_test_share: share of the budget for two frozen arms on the test; if there are more test rows, some are drawn.
@@ -127,6 +129,7 @@ class SearchHeuristics:
     mostly_raced: float = 0.67
     least_seen: int = 2000
     sampled_race_share: float = 0.2
+    further_care: float = 1.15
     probe_numbers: int = 23_040_000
     most_test_share: float = 0.45
     race_over: float = 1.3

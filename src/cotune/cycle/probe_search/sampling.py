@@ -86,7 +86,8 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_e
     def fits(left: float, tunes: bool, count: int) -> bool:
         room = left - prices.test(ends, search.best_frozen, tuned=tunes, words=False)
         epochs = HEURISTICS.epochs_beyond(len(search.rows) + count, max_epochs) if tunes else 0.0
-        return prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs) <= room
+        cost = prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs)
+        return HEURISTICS.further_care * cost <= room
 
     def effect() -> dict[str, Any]:
         left = context.spending.left_within_step()
