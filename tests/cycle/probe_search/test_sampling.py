@@ -22,7 +22,7 @@ KILLED = -9
 
 
 def run(
-    bench: Bench, folder: Path, out: Path, *, budget: str, rows: int = 3000, at: tuple[str, str, int] | None = None
+    bench: Bench, folder: Path, out: Path, *, budget: str, rows: int = 1500, at: tuple[str, str, int] | None = None
 ) -> Ended:
     data = write_csv(folder / "many.csv", labelled_rows(rows))
     settings = ("--model", str(bench.model), "--budget", budget, "--out", str(out), *SETTINGS, "tune.readout=auto")
@@ -37,11 +37,11 @@ def of_kind(folder: Path, kind: str) -> list[Any]:
 @pytest.fixture(scope="module")
 def finished(bench: Bench) -> Path:
     out = bench.folder / "sampled"
-    ended = run(bench, bench.folder, out, budget="70ktok")
+    ended = run(bench, bench.folder, out, budget="110ktok")
     assert ended.code == 0, ended.stderr
     assert "drawn at random" in ended.stdout and "that prompts were not raced on" in ended.stdout
     n = summary_of(out)["n"]
-    assert f"arms fitted to {n['train'] + n['dev']} labelled rows" in ended.stdout
+    assert f"arms fitted to {n['train'] + n['dev']:,} labelled rows" in ended.stdout
     return out
 
 
@@ -79,8 +79,8 @@ def test_further_rows_are_learnt_from_and_judge_nothing(finished: Path) -> None:
 def test_a_killed_run_learns_from_the_same_rows(bench: Bench, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for at in (("line", "sample", 1), ("line", "further", 1), ("line", "train", 1)):
-        assert run(bench, tmp_path, out, budget="70ktok", at=at).code == KILLED, at
-    ended = run(bench, tmp_path, out, budget="70ktok")
+        assert run(bench, tmp_path, out, budget="110ktok", at=at).code == KILLED, at
+    ended = run(bench, tmp_path, out, budget="110ktok")
     assert ended.code == 0, ended.stderr
     one, other = (without_times(journal_of(folder)) for folder in (out, finished))
     search = next(i for i, event in enumerate(other) if event["kind"] == "open_test")

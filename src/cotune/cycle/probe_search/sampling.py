@@ -74,7 +74,8 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_e
 
     Races compare many prompts, so each of their rows is read many times. These rows are read under two prompts, the seed prompt
     and the best one, and tuned on once; more often if a tuning would else have few steps. There must be room for all of this
-    and for the test; if there is none for any tuning, frozen probes learn from them. ``max_epochs`` is the maximum of epochs.
+    and for the test. If there is none for any tuning, or if far more rows have room without it, frozen probes learn from them.
+    ``max_epochs`` is the maximum of epochs.
     """
     rows = _not_raced(context)
     if search.cut or not rows:
@@ -83,15 +84,19 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_e
     # These rows come before the tuning of the seed prompt, which never ships unless it leads.
     ends = replace(search, tunes_seed=False)
 
-    def fits(left: float, tunes: bool, count: int) -> bool:
-        room = left - prices.test(ends, search.best_frozen, tuned=tunes, words=False)
-        epochs = HEURISTICS.epochs_beyond(len(search.rows) + count, max_epochs) if tunes else 0.0
+    def fits(left: float, epochs: float, count: int) -> bool:
+        room = left - prices.test(ends, search.best_frozen, tuned=epochs > 0, words=False)
         cost = prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs)
         return HEURISTICS.further_care * cost <= room
 
+    def fits_tuned(left: float, count: int) -> bool:
+        return fits(left, HEURISTICS.epochs_beyond(len(search.rows) + count, max_epochs), count)
+
     def effect() -> dict[str, Any]:
-        left = context.spending.left_within_step()
-        count = _most(most, partial(fits, left, fits(left, True, 0)))
+        left, raced = context.spending.left_within_step(), len(search.rows)
+        count, frozen = _most(most, partial(fits_tuned, left)), _most(most, partial(fits, left, 0.0))
+        if raced + frozen >= HEURISTICS.frozen_rows * (raced + count) or not fits(left, 1.0, count):
+            count = frozen
         learnt = f"{count:,} of {counted(len(rows), 'labelled row')} that prompts were not raced on"
         return {"rows": count, "of": len(rows), "text": f"the budget has room for learning from {learnt}"}
 
