@@ -121,6 +121,7 @@ class Trials:
         self._pending = Pending[PendingTuning](context.workers)
         self._tfidf: tuple[Tfidf, Mixed] | None = None
         self._chains: Chains | None = None
+        self._frozen: dict[tuple[str, int, float, float, tuple[str, ...]], Probe] = {}
 
     def use_tfidf(self, found: tuple[Tfidf, Mixed] | None) -> None:
         """Add TF-IDF to all read-outs from now on, with how the best frozen probe does with it; None adds none."""
@@ -134,6 +135,7 @@ class Trials:
     def use_chains(self, chains: Chains | None) -> None:
         """Add chains to all read-outs from now on; None adds none."""
         self._chains = chains
+        self._frozen.clear()
 
     def cross_fitted_answers(self, log_probs: Floats, rows: Sequence[Example]) -> tuple[str, ...] | None:
         """Answers to rows, each by a chain that has not learnt from the row; None without chains."""
@@ -190,11 +192,14 @@ class Trials:
         return (rows * own + prefix) * (self.layer(fit) - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
-        """A prompt's probe on the base model, fitted to rows."""
+        """A prompt's probe on the base model, fitted to rows; with and without TF-IDF it is the same."""
         prompt, layer, best = fit.prompt, fit.found.layer, fit.found.best
         terms, rows = self._terms(rows), not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
-        return Fitted(prompt, BASE, layer, 0, self._probe(fit, states, rows, layer, best.strength), terms=terms)
+        key = (prompt.id, layer, best.strength, best.word_scale, tuple(row.id for row in rows))
+        if key not in self._frozen:
+            self._frozen[key] = self._probe(fit, states, rows, layer, best.strength)
+        return Fitted(prompt, BASE, layer, 0, self._frozen[key], terms=terms)
 
     def _probe(
         self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int, strength: float
