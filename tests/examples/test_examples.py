@@ -21,7 +21,7 @@ from cotune.cli.example import copy_example, examples_folder
 from cotune.config import load_config
 from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task.values.tags import values_in_texts
+from cotune.task.values.copied import values_in_texts
 from tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,9 @@ from test_chain import random_chain, score_of
 
 from cotune.task.values.chain import Chain, likeliest, spans_of
 from cotune.task.values.closed import ClosedFields, closed_fields
+from cotune.task.values.copied import copied_fields
 from cotune.task.values.tag_posterior import posteriors
-from cotune.task.values.tags import Tags, answer_fields, copied_fields
+from cotune.task.values.tags import Tags, answer_fields
 from cotune.task.words import words_of
 
 Spans = dict[int, list[tuple[int, int]]]

@@ -43,8 +43,8 @@ def init(
     from cotune.config.run import RunConfig
     from cotune.cycle.budget.budget import parse_budget
     from cotune.files import check_ending, check_place, write_text
-    from cotune.task.assemble import guessed_type
     from cotune.task.columns import guess_columns
+    from cotune.task.guessed_type import guessed_type
     from cotune.task.output_columns import joined_name, joins, types_in, with_joined
     from cotune.task.reading.read import read_table
 

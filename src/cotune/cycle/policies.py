@@ -17,8 +17,8 @@ from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.task.values.closed import Spelling, open_parts
+from cotune.task.values.copied import obstacles, values_in_texts
 from cotune.task.values.spelling import SPELLINGS
-from cotune.task.values.tags import obstacles, values_in_texts
 
 S = TypeVar("S", bound=SearchResult)
 MOST_OPEN = 3

@@ -8,55 +8,44 @@ Closed parts are read off the state of the whole text.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property
 from itertools import islice, pairwise, product
 from math import prod
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.errors import shortened
 from cotune.task.values.chain import Chain, likeliest, spans_of
 from cotune.task.values.closed import (
     ABSENT,
     MOST_VALUES,
     AnswerFields,
-    Blank,
     ClosedField,
     ClosedFields,
     CopiedField,
     FieldAnswers,
     Node,
-    Spelling,
     around,
     closed_fields,
     node_of,
-    open_parts,
     single_values_of,
 )
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
-from cotune.task.values.schema import LEAST_TEXT, Validator, half_again, schema_problem
+from cotune.task.values.schema import Validator, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
-from cotune.task.values.spelling import gives, learnt_spelling, places_alike, spelled, usual_spelling
+from cotune.task.values.spelling import places_alike, spelled
 from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]
 
-LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
-"""Minimum share of values that stand in their text, over all parts and of each part. Values that do not are never answered."""
-LEAST_OPENED, _LEAST_VALUES = 0.97, 5
-"""Minimum share of an enumeration's values that stand in their text, and minimum of its values, from which it is copied."""
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
-_SHOWN = 40
 _AT_ONCE = 256
 """Number of rows whose likeliest tags are found together: tables are padded to the longest of them."""
 
@@ -110,7 +99,7 @@ class Tags:
         found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
         # The whole text is in no part.
         found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
-        for part, first, last in found_in(text, [_values_of(value, one) for one in self.copied])[0]:
+        for part, first, last in found_in(text, [values_of(value, one) for one in self.copied])[0]:
             found[first : last + 1, 0] = 1 + part
             found[first + 1 : last + 1, 1] = parts + 1
         return found
@@ -243,7 +232,7 @@ def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField
     """The fields by which a JSON output is read off hidden states, some of which are ``copied``; None if it has other parts."""
     if not copied:
         return closed_fields(schema)
-    schemas = {(one.path, one.given): part for one, part in _open_parts(schema or {}, "", required=True)}
+    schemas = {(one.path, one.given): part for one, part in copied_parts(schema or {}, "", required=True)}
     if not schemas.keys() >= {(one.path, one.given) for one in copied}:
         return None
     root = node_of(schema or {}, copied)
@@ -258,188 +247,11 @@ def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField
     return found if parts and not alike and len(found.names) <= MOST_VALUES else None
 
 
-@dataclass
-class Standing:
-    """How the values of a part that could be copied stand in the rows' texts.
-
-    Attributes:
-        usual: how the values are written, if labelled ones do not clearly say otherwise.
-        values: number of values.
-        copies: those that stand in their text, if also in another letter case: what stands there, and the value.
-        lost: those that do not.
-        blanks: what the outputs without a value have instead, with counts.
-    """
-
-    usual: Spelling = "same"
-    values: int = 0
-    copies: list[tuple[str, str]] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    blanks: Counter[Blank] = field(default_factory=Counter)
-
-    @cached_property
-    def spelling(self) -> Spelling:
-        """How values are written."""
-        return learnt_spelling(self.copies, self.usual)
-
-    @cached_property
-    def _misspelled(self) -> list[tuple[str, str]]:
-        return [pair for pair in self.copies if not gives(self.spelling, *pair)]
-
-    @property
-    def found(self) -> int:
-        """Number of values that can be answered."""
-        return self.values - len(self.lost) - len(self._misspelled)
-
-    @property
-    def cased(self) -> int:
-        """Number of values that stand in their text, but are answered in another letter case."""
-        return sum(copy.casefold().split() == value.casefold().split() for copy, value in self._misspelled)
-
-    @property
-    def missing(self) -> str:
-        """A value that cannot be answered; empty if all can."""
-        return next(iter((*self.lost, *(value for _, value in self._misspelled))), "")
-
-    @property
-    def enough(self) -> bool:
-        """Whether so many values can be answered that the part can be copied."""
-        # A single value may be missing wherever there are few.
-        return self.found + 1 >= _LEAST_EACH * self.values
-
-
-def values_in_texts(
-    schema: Mapping[str, Any] | None,
-    outputs: Sequence[str],
-    texts: Sequence[str],
-    usual: Mapping[str, Spelling] = MappingProxyType({}),
-) -> dict[str, Standing]:
-    """How the values of each part that could be copied, by path, stand in the rows' texts.
-
-    ``usual`` are the spellings of parts in an earlier bundle, by path.
-    """
-    parts = [one for one, _ in _open_parts(schema or {}, "", required=True)]
-    standing = {one.path: Standing() for one in parts}
-    for output, text in zip(outputs, texts, strict=True):
-        value, empty, words = json_in(output), {one.path: one for one in parts}, words_of(text)
-        objects: dict[str, bool] = {}
-        for number, own, place in _placed(text, [_values_of(value, one) for one in parts]):
-            part = standing[parts[number].path]
-            part.values += 1
-            empty.pop(parts[number].path, None)
-            if place is None:
-                part.lost.append(own)
-            elif parts[number].type == "string":
-                part.copies.append((text[words[place[0]][0] : words[place[1]][1]], own))
-        for path, one in empty.items():
-            whole = one.within[0] if one.within[1] else path
-            outer, there = whole.rpartition(".")[0], _at(value, whole)
-            if outer not in objects:
-                objects[outer] = _at(value, outer) is not ABSENT
-            # An absent object lacks no part.
-            if there is not ABSENT or objects[outer]:
-                standing[path].blanks[_blank_of(there)] += 1
-    # Parts with few values, or only such as are written alike in several ways, follow the others.
-    common = learnt_spelling([pair for part in standing.values() for pair in part.copies])
-    for path, part in standing.items():
-        part.usual = usual.get(path) or usual_spelling(part.copies, common)
-    return standing
-
-
-def copied_fields(
-    schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str], known: Sequence[CopiedField] = ()
-) -> tuple[CopiedField, ...]:
-    """The parts of labelled outputs whose values stand in the rows' texts; empty unless all parts that are not closed do.
-
-    ``known`` are those of an earlier bundle, whose spellings remain usual.
-    """
-    fields = answer_fields(schema, tuple(one for one, _ in _open_parts(schema or {}, "", required=True)))
-    if not isinstance(fields, Tags):
-        return ()
-    standing = values_in_texts(schema, outputs, texts, {one.path: one.spelling for one in known})
-    if not _stand(standing) or not all(one.enough for one in standing.values()):
-        return ()
-
-    def learnt(one: CopiedField) -> CopiedField:
-        part = standing[one.path]
-        blanks, spelling = part.blanks.most_common(1), part.spelling if one.type == "string" else "same"
-        return replace(one, blank=blanks[0][0] if blanks else one.blank, spelling=spelling)
-
-    return tuple(map(learnt, fields.copied))
-
-
-def with_copied_values(
-    schema: Mapping[str, Any], outputs: Sequence[str], texts: Sequence[str], *, least: float = LEAST_OPENED
-) -> Mapping[str, Any]:
-    """An inferred schema whose enumerations are open where nearly all values stand in the rows' texts, such as cities.
-
-    Other values can then be copied too. The same object if there are none. ``least`` is the minimum share of values that stand
-    in their text.
-    """
-    found = values_in_texts(_opened(schema, "", None), outputs, texts)
-    chosen = {path for path, one in found.items() if one.values and one.found >= least * one.values}
-    opened = _opened(schema, "", chosen)
-    return schema if opened == schema else opened
-
-
-def _opened(schema: Mapping[str, Any], path: str, chosen: set[str] | None) -> dict[str, Any]:
-    """A schema without the enumerations of several texts or numbers at the ``chosen`` paths; None chooses all."""
-    found = dict(schema)
-    values, options = schema.get("enum"), schema.get("anyOf")
-    if isinstance(values, list) and len(values) >= _LEAST_VALUES:
-        if path and (chosen is None or path in chosen):
-            del found["enum"]
-            if schema.get("type") == "string":
-                found["maxLength"] = half_again(values, LEAST_TEXT)
-    elif isinstance(options, list):
-        # The items of one value or a list of them have the path of the one value.
-        single = any(option.get("type") not in ("array", "null") for option in options)
-        found["anyOf"] = [
-            {**option, "items": _opened(option["items"], path, chosen)}
-            if single and "items" in option
-            else _opened(option, path, chosen)
-            for option in options
-        ]
-    elif isinstance(schema.get("properties"), Mapping):
-        parts = schema["properties"].items()
-        found["properties"] = {name: _opened(part, f"{path}.{name}" if path else name, chosen) for name, part in parts}
-    elif isinstance(schema.get("items"), Mapping) and "properties" not in schema["items"]:
-        found["items"] = _opened(schema["items"], f"{path}[]", chosen)
-    return found
-
-
-def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """What keeps an output from being read off hidden states, in words: the parts that are neither closed nor copied."""
-    standing, found = values_in_texts(schema, outputs, texts), []
-    most = _stand(standing)
-    for path in open_parts(schema):
-        name = repr(path) if path else "the output"
-        # A list of objects has its values in one of their properties.
-        own = [one for inner, one in standing.items() if inner in (path, f"{path}[]") or inner.startswith(f"{path}[].")]
-        if not own:
-            found.append(f"{name} may have many values")
-        for one in own:
-            if not one.enough or (not most and one.found < LEAST_COPIED * one.values):
-                share = f"{one.found:,} of {one.values:,} stand in the text as they are written"
-                cased = f"; {one.cased:,} in another letter case" if one.cased else ""
-                found.append(f"{name} may have many values, of which {share} (not {shortened(one.missing, _SHOWN)!r}{cased})")
-    return found
-
-
-def _stand(standing: Mapping[str, Standing]) -> bool:
-    """Whether there are values, and nearly all of them stand in their texts."""
-    values = sum(one.values for one in standing.values())
-    return values > 0 and sum(one.found for one in standing.values()) >= LEAST_COPIED * values
-
-
-def _blank_of(value: Any) -> Blank:
-    return "absent" if value is ABSENT else "null" if value is None else "empty"
-
-
 def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], list[list[str]]]:
     """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not."""
     found: list[tuple[int, int, int]] = []
     missing: list[list[str]] = [[] for _ in values]
-    for part, value, place in _placed(text, values):
+    for part, value, place in placed(text, values):
         if place is None:
             missing[part].append(value)
         else:
@@ -447,7 +259,7 @@ def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int
     return sorted(found, key=lambda span: span[1]), missing
 
 
-def _placed(text: str, values: Sequence[Sequence[Any]]) -> list[tuple[int, str, tuple[int, int] | None]]:
+def placed(text: str, values: Sequence[Sequence[Any]]) -> list[tuple[int, str, tuple[int, int] | None]]:
     """The values of several parts: part, the value's text, and its first and last word in the text, or None if it has none.
 
     A value must begin and end with a word, and no two values share one. White space in texts and how a number is written do not
@@ -493,14 +305,14 @@ def _places_in(text: str, value: str, *, number: bool) -> Iterator[tuple[int, in
         yield from (place for place in places_of_numbers(text) if parse_number(text[slice(*place)]) == wanted)
 
 
-def _open_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
+def copied_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
     """The parts of a schema that could be copied, with their schemas: open texts and numbers, and lists of such."""
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and schema.get("type", "object") == "object":
         for name, part in properties.items():
             if isinstance(part, Mapping):
                 inner = f"{path}.{name}" if path else str(name)
-                yield from _open_parts(part, inner, required=name in schema.get("required", ()))
+                yield from copied_parts(part, inner, required=name in schema.get("required", ()))
         return
     if node_of(schema) is not None:
         return
@@ -552,10 +364,10 @@ def _copied_type(schema: Mapping[str, Any]) -> str | None:
     return names[0] if len(names) == 1 and names[0] in ("string", "integer", "number") and not closed else None
 
 
-def _values_of(value: Any, one: CopiedField) -> list[Any]:
+def values_of(value: Any, one: CopiedField) -> list[Any]:
     """The values of a copied part in a JSON value."""
     place, name = one.within
-    found = _at(value, place if name else one.path)
+    found = value_at(value, place if name else one.path)
     listed = found if isinstance(found, list) else [found]
     if name:
         objects = [item for item in listed if isinstance(item, Mapping) and name in item]
@@ -563,7 +375,7 @@ def _values_of(value: Any, one: CopiedField) -> list[Any]:
     return [item for item in listed if item is not ABSENT and item is not None and item != ""]
 
 
-def _at(value: Any, path: str) -> Any:
+def value_at(value: Any, path: str) -> Any:
     """The value at a path of property names, which may itself have dots; :data:`ABSENT` if there is none."""
     path = path.removesuffix("[]")
     if not path:
@@ -573,7 +385,7 @@ def _at(value: Any, path: str) -> Any:
     if path in value:
         return value[path]
     for name in value:
-        if path.startswith(f"{name}.") and (found := _at(value[name], path[len(name) + 1 :])) is not ABSENT:
+        if path.startswith(f"{name}.") and (found := value_at(value[name], path[len(name) + 1 :])) is not ABSENT:
             return found
     return ABSENT
 

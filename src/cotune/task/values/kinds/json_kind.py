@@ -8,12 +8,12 @@ from typing import Any
 
 from cotune.errors import InputError, shortened
 from cotune.task.values.closed import CopiedField, closed_fields
+from cotune.task.values.copied import LEAST_COPIED, copied_fields, with_copied_values
 from cotune.task.values.json_value import NO_JSON, is_json, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
-from cotune.task.values.tags import LEAST_COPIED, copied_fields, with_copied_values
 
 _MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
 """Bounds of a schema in words: fields, values of an enumeration, characters of a value."""
