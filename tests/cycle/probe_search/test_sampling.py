@@ -76,6 +76,12 @@ def test_further_rows_are_learnt_from_and_judge_nothing(finished: Path) -> None:
     assert judged[-1] == dev and max(judged) == dev
 
 
+def test_the_report_says_that_the_race_lacks_further_rows(finished: Path) -> None:
+    page, further = (finished / "report.html").read_text(encoding="utf-8"), of_kind(finished, "further")[0]["rows"]
+    assert f"Frozen probes are drawn without the {further} rows that prompts were not raced on, but for the small dots." in page
+    assert f"of the frozen probe, without the {further} rows that prompts were not raced on unless it was tuned" in page
+
+
 def test_a_killed_run_learns_from_the_same_rows(bench: Bench, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for at in (("line", "sample", 1), ("line", "further", 1), ("line", "train", 1)):

@@ -97,7 +97,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
         "no row is predicted by a fit that has seen it. Filled: after tuning, on rows held out from it; a line joins it to the "
         "frozen probe (small dot) on the same rows. The leading prompt’s tuned layers are shaded. The layer that is read "
         "(larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it need not run."
-        + (" Frozen probes are drawn without the chain of tags, but for the small dots." if chained(record) else "")
+        + (f" Frozen probes are drawn without {without}, but for the small dots." if (without := race_lacks(record)) else "")
     )
     title = f"{_named(record)} by layer, {counted(rows, 'labelled row')}"
     return (
@@ -108,9 +108,11 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     )
 
 
-def chained(record: RunRecord) -> bool:
-    """Whether read-outs take into account which tags of words follow each other, which race and layers leave out."""
-    return record.value("chain").get("used") is True
+def race_lacks(record: RunRecord) -> str:
+    """What probes have after the race that those in the race lack, in words; empty if there is nothing."""
+    chain = "the chain of tags" if record.value("chain").get("used") is True else ""
+    rows = count_of(record.value("further").get("rows"))
+    return " and ".join(filter(None, (chain, f"the {counted(rows, 'row')} that prompts were not raced on" if rows else "")))
 
 
 def _named(record: RunRecord) -> str:

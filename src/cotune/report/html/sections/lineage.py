@@ -11,7 +11,7 @@ from cotune.plain import count_of, ends_of, fields, items, number
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded, place_in, scale
-from cotune.report.html.sections.layers import chained
+from cotune.report.html.sections.layers import race_lacks
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
 
@@ -28,7 +28,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     ticks = [(t, measure.tick(t)) for t in nice_ticks(*span, 5)]
     rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{scale(span, ticks)}<span></span></div>'
-    probe = "of the frozen probe" + (", without the chain of tags" if chained(record) else "")
+    probe = "of the frozen probe" + (f", without {without} unless it was tuned" if (without := race_lacks(record)) else "")
     before = probe if record.by_probe else "in the race, before tuning in this cycle"
     return figure(
         "Who came from whom",
