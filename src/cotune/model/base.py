@@ -72,7 +72,7 @@ class Counts:
         tokens: number of tokens that ran; those of a pass that ends at a probe's layer count by the share of layers that ran.
         tokens_saved: number of tokens saved by the shared prefix compared to running each row's prompt alone.
         truncated: number of rows whose text was shortened.
-        cached: number of rows answered from the cache.
+        cached: number of rows answered from the cache, or whose lower layers were known.
         cost: US dollars; 0 without prices.
     """
 

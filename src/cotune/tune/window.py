@@ -98,7 +98,7 @@ class WindowStates:
         self.length = min(shared_prefix(self.sequences), before) if model.shared else 0
         self.head = self.sequences[0][: self.length]
         self.tokens = 0
-        self._runner = model.runner
+        self._runner, self._frozen = model.runner, model.adapters.frozen_layers(adapter)
         self._before = NO_PREFIX
         self._prefix: Tensor | None = None
         self._rows: dict[int, Tensor] = {}
@@ -129,7 +129,7 @@ class WindowStates:
         plan = plan_pass(suffixes, prefix=self.length, merge=[len(s) for s in suffixes], device=device)
         # Not in inference mode, because stored states are inputs of passes with gradient.
         with torch.no_grad():
-            states = self._runner.edge(plan, self._before, self.first)
+            states = self._runner.edge(plan, self._before, self.first, frozen=self._frozen)
         return {row: states[torch.from_numpy(at).to(device)] for row, at in zip(rows, plan.own_places, strict=True)}
 
     def _compute(self, model: LocalModel, adapter: str, progress: Callable[[int], None] | None, most_bytes: int) -> None:

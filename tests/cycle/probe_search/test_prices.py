@@ -23,6 +23,7 @@ from cotune.cycle.probe_search.trial import Trials, TuningRequest
 from cotune.cycle.progress import Quiet
 from cotune.evaluate.decision import BY_PROBE
 from cotune.model.adapters.slots import BASE
+from cotune.model.engine.edge_states import EdgeStates
 from cotune.probe.readout import Probe
 from cotune.prompt.bank import seed_prompt
 from cotune.tune.settings import TuneSettings
@@ -80,6 +81,35 @@ def test_a_tuning_costs_no_label_words(tmp_path: Path, kind: Any) -> None:
     before = context.spending.account.tokens
     assert trials.tune(TuningRequest(fit, context.train_sample, 6, "tune", 0)) is not None
     assert priced == pytest.approx(context.spending.account.tokens - before, rel=0.1)
+
+
+def test_rows_that_ran_before_cost_the_layers_of_the_window(tmp_path: Path) -> None:
+    context, told = context_of(tmp_path), list[int]()
+    seed, embedding = seed_prompt(context.task), Embedding(context)
+    trials = Trials(context, embedding, WindowSettings(batch_size=8))
+    fit, rows = fit_of(context, embedding, layer=2), context.train_sample
+    assert trials.edge(fit) == 1
+    whole = embedding.row_cost(seed, len(rows), layers=[2])
+    # Nothing is kept by default.
+    assert embedding.row_cost(seed, len(rows), layers=[2], edge=1) == whole
+    context.model.runner.edges = EdgeStates(10**6)
+    tuned = trials.tune(TuningRequest(fit, rows, 2, "tune", 0))
+    assert tuned is not None
+    (embed,) = [
+        event["value"] for event in journal_of(tmp_path) if event["kind"] == "embed" and event["value"]["stage"] == "tune"
+    ]
+    priced = embedding.row_cost(seed, len(rows), layers=[2], edge=1)
+    assert embed["tokens"] == pytest.approx(priced, rel=0.05) and priced < 0.6 * whole
+    # A test that the frozen model has read before the tuned one.
+    context.watcher.progress = lambda stage, what, tokens: told.append(tokens)  # type: ignore[method-assign]
+    context.model.adapters.use(BASE)
+    embedding.states(seed, BASE, context.dev, "judge", layers=[2])
+    embedding.states(seed, tuned.adapter, context.dev, "judge", layers=[2])
+    frozen, after = (event["value"]["tokens"] for event in journal_of(tmp_path) if event["value"].get("stage") == "judge")
+    assert after == pytest.approx(embedding.row_cost(seed, len(context.dev), layers=[2], edge=1), rel=0.05) and after < frozen
+    # More rows than are kept.
+    context.model.runner.edges = EdgeStates(1000)
+    assert embedding.row_cost(seed, len(rows), layers=[2], edge=1) == whole
 
 
 def test_noise_and_other_formats_of_a_probe_cost_the_layers_that_run(tmp_path: Path) -> None:

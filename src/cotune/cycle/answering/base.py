@@ -39,7 +39,7 @@ class Reply:
         tokens: number of computed tokens; those of a pass that ends at a probe's layer count by the share of layers that ran.
         saved: number of tokens saved by the shared prefix.
         truncated: number of rows whose text was shortened.
-        cached: whether any output is from the cache.
+        cached: whether any output is from the cache, or any row's lower layers were known.
         dollars: cost, including a judge's grades; None if no endpoint was asked.
         unmatched: number of an endpoint's answers that name no label, or are not values of the task's output.
         written: number of ``tokens`` that were written one by one.

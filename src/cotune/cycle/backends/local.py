@@ -20,6 +20,7 @@ from cotune.cycle.workers.opening import check_engine
 from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
 from cotune.errors import InputError
+from cotune.model.engine.edge_states import MOST_BYTES, EdgeStates
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.hardware.shared_cpus import SharedCpus
 from cotune.model.local import LocalModel
@@ -77,6 +78,9 @@ class LocalBackend(Backend):
             threads=probed["threads"] if on_cpu else None,
             width=int(model.model.config.get_text_config().hidden_size),
         )
+        if costs.budget.kind == "time":
+            # Not under a budget of tokens, which must not depend on what a killed run forgot.
+            model.runner.edges = EdgeStates(MOST_BYTES)
         if costs.budget.kind == "time" and ((workers.slots and not journal.replaying) or journal.holds_next("workers", [])):
             # A resumed run may have other workers, and must make the same plans.
             slots = journal.step("workers", [], lambda: {"slots": max(1, workers.slots)})["slots"]

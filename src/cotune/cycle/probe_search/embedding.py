@@ -231,10 +231,19 @@ class Embedding:
             raise DivergedError("hidden states are not finite")
         return self._store.put(asked.name, found), sum(ran)
 
-    def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
-        """Cost of embedding ``rows`` rows under a prompt, in the budget's unit."""
-        own, prefix = self.context.spending.rows.without_words(prompt)
-        return self.context.spending.costs.scoring((rows * own + prefix) * self.share(layers))
+    def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None, edge: int = 0) -> float:
+        """Cost of embedding ``rows`` rows under a prompt, in the budget's unit.
+
+        ``edge`` says that the same rows have run through so many layers with the same weights before; it lowers the cost if
+        their states are kept there.
+        """
+        context = self.context
+        own, prefix = context.spending.rows.without_words(prompt)
+        model = context.model
+        if context.workers.slots or not model.shared or rows * own > model.runner.edges.room(model.width):
+            edge = 0
+        known = rows * own * edge / model.depth
+        return context.spending.costs.scoring((rows * own + prefix) * self.share(layers) - known)
 
 
 def _joined(

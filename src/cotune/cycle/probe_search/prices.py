@@ -76,10 +76,10 @@ class Prices:
         stores = first and context.model.shared
         edge = slots * self._embedding.row_cost(fit.prompt, rows, layers=[first]) if stores else 0.0
         layer = self._trials.layer(fit)
-        states = self._embedding.row_cost(fit.prompt, rows, layers=[layer])
+        states = self._embedding.row_cost(fit.prompt, rows, layers=[layer], edge=first)
         if layer > self._embedding.layers[-1]:
             # Later races have not read this layer: the head's start takes a pass of the frozen model.
-            states *= 2
+            states += self._embedding.row_cost(fit.prompt, rows, layers=[layer])
         return (
             context.spending.costs.training(steps * self._trials.step_tokens(fit)) + edge + states + 2 * self._single_fit(rows)
         )
@@ -176,8 +176,13 @@ class Prices:
         base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
         seeds = (search.seed,) if search.tunes_seed else ()
         changed = {fit.prompt.id: fit for fit in (*seeds, winner)}.values() if tuned else ()
-        read = [(fit, fit.found.layer) for fit in base] + [(fit, self._trials.layer(fit)) for fit in changed]
-        arms = sum(self._embedding.row_cost(fit.prompt, rows, layers=[layer]) for fit, layer in read)
+        arms = sum(self._embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in base)
+        layers = {fit.prompt.id: fit.found.layer for fit in base}
+        for fit in changed:
+            edge = self._trials.edge(fit)
+            # The frozen arm of the same prompt runs first, through the layers below the window.
+            known = edge if edge < layers.get(fit.prompt.id, 0) else 0
+            arms += self._embedding.row_cost(fit.prompt, rows, layers=[self._trials.layer(fit)], edge=known)
         return HEURISTICS.care * (arms + (zero_shot_cost(self._context, search.seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:

@@ -304,7 +304,8 @@ class Trials:
     def _kept(self, request: TuningRequest) -> float:
         """Budget that must be left after the last step of a tuning: for embedding its rows, and for what follows."""
         fit, rows = request.fit, len(request.tuned_on)
-        return request.keep and request.keep + self.embedding.row_cost(fit.prompt, rows, layers=[self.layer(fit)])
+        after = self.embedding.row_cost(fit.prompt, rows, layers=[self.layer(fit)], edge=self.edge(fit))
+        return request.keep and request.keep + after
 
     def _tuned(self, request: TuningRequest, states: NDArray[np.float16]) -> dict[str, Any]:
         """Tune in this process."""

@@ -28,6 +28,7 @@ from cotune.model.adapters.files import (
     read_weights,
     with_probe_id,
 )
+from cotune.model.layers.cut import depth_of
 from cotune.model.layers.lora_binding import BoundLora, copy_weights, layer_number, linear_groups
 from cotune.model.layers.packed_weights import plain_products
 from cotune.model.layers.swap import without
@@ -57,6 +58,8 @@ class AdapterSlot:
         self._loaded: dict[str, dict[str, Tensor]] = {}
         self._probes: dict[str, Probe | None] = {}
         self._bare: dict[str, str] = {}
+        self._frozen: dict[str, int] = {}
+        self._depth = depth_of(model)
         self.current = BASE
         self.keep = 8
 
@@ -92,6 +95,15 @@ class AdapterSlot:
             for oldest in list(self._probes)[: -self.keep]:
                 del self._probes[oldest]
         return self._probes[adapter_id]
+
+    def frozen_layers(self, adapter_id: str) -> int:
+        """Number of the model's leading layers whose weights a registered adapter leaves unchanged."""
+        bare = self.without_probe(adapter_id)
+        if bare == BASE:
+            return self._depth
+        if bare not in self._frozen:
+            self._frozen[bare] = min(read_settings(self._folders[bare]).layers, default=0) if bare in self._folders else 0
+        return self._frozen[bare]
 
     def add_probe(self, adapter_id: str, probe: Probe, parent: Path) -> str:
         """Write a registered adapter, or :data:`BASE`, with a probe as an adapter under ``parent``; returns its id."""

@@ -67,7 +67,7 @@ def layer_states(
         sequences: token ids, at least one each.
         layers: each from 1 to the model's depth.
         reads: what is read of each sequence, see :mod:`cotune.prompt.reads`; None reads only the last token.
-        progress: called with the number of tokens that run.
+        progress: called with the number of tokens that run; those whose lower layers are known count in part.
         shared: number of tokens that run once for all sequences; None takes the longest prefix that they share. Give it if the
             sequences are only a part of a request.
     """
@@ -78,6 +78,7 @@ def layer_states(
     model.adapters.use(adapter)
     if not sequences:
         return result
+    frozen = model.adapters.frozen_layers(adapter)
     length = shared_prefix(sequences) if model.shared else 0
     if reads is not None:
         # Tokens whose mean is taken must run with their row.
@@ -86,11 +87,11 @@ def layer_states(
         length = min(length, shared)
     with torch.inference_mode():
         prefix = model.runner.prefix(sequences[0][:length], depth=max(layers))
-        for part, suffixes in _passes(model, sequences, length, progress):
+        for part, suffixes in _passes(model, sequences, length, progress, max(layers)):
             own = None if reads is None else [moved(reads[i], length) for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, merge=[len(s) for s in suffixes], device=model.model.device)
-                states = model.runner.layer_states(plan, prefix, layers, own)
+                states = model.runner.layer_states(plan, prefix, layers, own, frozen=frozen)
             else:
                 states = plain_layer_states(model.model, suffixes, layers, own)
             places = np.concatenate([np.arange(ends[i] - states_a_row[i], ends[i]) for i in part])
@@ -99,9 +100,12 @@ def layer_states(
 
 
 def _passes(
-    model: Engine, sequences: Sequence[Sequence[int]], length: int, progress: Progress | None
+    model: Engine, sequences: Sequence[Sequence[int]], length: int, progress: Progress | None, depth: int | None = None
 ) -> Iterator[tuple[list[int], list[Sequence[int]]]]:
-    """Indices and own tokens of each pass, behind ``length`` shared tokens, which have just run; reports progress."""
+    """Indices and own tokens of each pass, behind ``length`` shared tokens, which have just run; reports progress.
+
+    Passes for probes run ``depth`` layers, or fewer if the lower ones are known.
+    """
     if progress and length:
         progress(length)
     own = [len(s) - length for s in sequences]
@@ -109,7 +113,8 @@ def _passes(
         suffixes = [sequences[i][length:] for i in part]
         yield part, suffixes
         if progress:
-            progress(sum(map(len, suffixes)))
+            known = model.runner.edges.began / depth if depth is not None and model.shared else 0.0
+            progress(round((1 - known) * sum(map(len, suffixes))))
 
 
 def passes_of(sequences: Sequence[Sequence[int]], reads: Sequence[Read], limit: int) -> tuple[int, list[list[int]]]:

@@ -79,6 +79,9 @@ def score_labels(
                 raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
             if cache:
                 cache.put(key, part_scores, cost)
+            if probe is not None and model.runner.edges.began:
+                # These say nothing about the speed of whole passes.
+                cached += len(rows_here)
         ran += cost
         scores[np.concatenate([np.arange(ends[i] - states[i], ends[i]) for i in batch.places])] = part_scores
         if progress:
@@ -169,7 +172,8 @@ def _compute(
     model.adapters.use(adapter)
     if model.shared:
         with torch.inference_mode():
-            return score_in_memory(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, probe, labels)
+            frozen = model.adapters.frozen_layers(adapter)
+            return score_in_memory(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, probe, labels, frozen)
     if probe is not None:
         ids, reads = [row.prompt_ids for row in rows], [row.read for row in rows]
         states = layer_states(model, ids, [probe.layer], reads=reads, adapter=adapter, progress=None)[0]

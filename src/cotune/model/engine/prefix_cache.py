@@ -15,13 +15,18 @@ _RECENT = 4
 
 @dataclass(frozen=True)
 class PrefixState:
-    """Keys and values of a prompt prefix by layer, computed once at batch 1; ``length`` in tokens."""
+    """Token ids of a prompt prefix, and its keys and values by layer, computed once at batch 1."""
 
-    length: int
+    ids: Ids
     layers: dict[int, KeyValue]
 
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.ids)
 
-NO_PREFIX = PrefixState(0, {})
+
+NO_PREFIX = PrefixState((), {})
 
 
 class PrefixStates:

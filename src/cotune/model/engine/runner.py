@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from cotune.model.engine.attention import (
 )
 from cotune.model.engine.cpu_attention import KeyValue
 from cotune.model.engine.decode_attention import DecodeStep
+from cotune.model.engine.edge_states import EdgeStates
 from cotune.model.engine.plan import PackedPlan, padded_count, plan_pass
 from cotune.model.engine.prefix_cache import NO_PREFIX, PrefixState
 from cotune.model.hardware.shared_cpus import SharedCpus
@@ -63,6 +64,7 @@ class PackedRunner:
     Attributes:
         logit_scale: factor of the head's products.
         cpus: adapts the number of threads before each pass; None keeps it.
+        edges: states below tuned windows, from which later passes of the same rows begin; keeps none by default.
     """
 
     def __init__(self, model: Any) -> None:
@@ -78,6 +80,7 @@ class PackedRunner:
         self._epsilon = norm_epsilon(model)
         self.depth = depth_of(model)
         self._parts: dict[tuple[int, int], Any] = {}
+        self.edges = EdgeStates()
         self.cpus: SharedCpus | None = None
 
     @property
@@ -96,7 +99,7 @@ class PackedRunner:
         positions = torch.tensor([*range(length), *[0] * padding], device=self.device)
         current = Pass(None, collect=True, read=positions[:0])
         self._run(torch.tensor([*ids, *[0] * padding], device=self.device), positions, current, depth=depth)
-        return PrefixState(length, {layer: (k[:length], v[:length]) for layer, (k, v) in current.collected.items()})
+        return PrefixState(tuple(ids), {layer: (k[:length], v[:length]) for layer, (k, v) in current.collected.items()})
 
     def hidden(
         self,
@@ -123,11 +126,18 @@ class PackedRunner:
         return chosen, keys
 
     def layer_states(
-        self, plan: PackedPlan, prefix: PrefixState, layers: Sequence[int], reads: Sequence[Read] | None = None
+        self,
+        plan: PackedPlan,
+        prefix: PrefixState,
+        layers: Sequence[int],
+        reads: Sequence[Read] | None = None,
+        *,
+        frozen: int = 0,
     ) -> Tensor:
         """States of each row, or of its words, of one pass after each of several layers, ``[layers, states, width]`` in fp32.
 
-        They are divided by their root mean square. The pass ends after the highest of the layers.
+        They are divided by their root mean square. The pass ends after the highest of the layers. It begins at the edge of the
+        adapter's window if the states of the same pass are known there (:attr:`edges`).
 
         Args:
             prefix: state of the shared prefix, at least as deep as the highest layer.
@@ -135,12 +145,24 @@ class PackedRunner:
             reads: what is read of each row, at positions after the prefix. Of a whole row this is the state at the last token
                 beside the mean, ``[layers, rows, 2 x width]``; of words ``[layers, words, width]``. None gives the state at the
                 last token alone.
+            frozen: number of leading layers that have the base model's weights.
         """
-        last = max(layers)
-        read = plan.last if reads is None else None
-        with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], reads)) as outputs:
-            self._run(plan.ids, plan.positions, Pass(plan, prefix.layers, read=read), depth=last)
-        return torch.stack([outputs[n] for n in layers])
+        last, first, states = max(layers), 0, None
+        edges = self.edges.worth(frozen, last)
+        if frozen in edges and frozen < min(layers) and (states := self.edges.get(frozen, prefix, plan)) is not None:
+            first, edges = frozen, ()
+        self.edges.began = first
+        part, numbers = self._part(first, last), [number - first for number in layers]
+        current = Pass(plan, prefix.layers, read=plan.last if reads is None else None)
+        with (
+            layer_outputs(part, numbers, lambda found: self._row_states(plan, found[0], reads)) as outputs,
+            layer_outputs(part, edges, lambda found: found[0, : plan.tokens].clone()) as below,
+            _entering(part, plan, states),
+        ):
+            self._run(plan.ids, plan.positions, current, depth=last, first=first)
+        for edge, found in below.items():
+            self.edges.put(edge, prefix, plan, found)
+        return torch.stack([outputs[number] for number in numbers])
 
     def _row_states(self, plan: PackedPlan, states: Tensor, reads: Sequence[Read] | None) -> Tensor:
         if reads is None:
@@ -155,10 +177,19 @@ class PackedRunner:
         output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers), layers)
         return read_layers(output, layers)[:, 0, : plan.tokens]
 
-    def edge(self, plan: PackedPlan, prefix: PrefixState, depth: int) -> Tensor:
-        """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers, the input of a window."""
+    def edge(self, plan: PackedPlan, prefix: PrefixState, depth: int, *, frozen: int = 0) -> Tensor:
+        """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers, the input of a window.
+
+        ``frozen`` is the number of leading layers that have the base model's weights.
+        """
+        shared = depth <= frozen
+        if shared and (known := self.edges.get(depth, prefix, plan)) is not None:
+            return known
         hidden: Tensor = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers), depth=depth).last_hidden_state[0]
-        return hidden[: plan.tokens]
+        found = hidden[: plan.tokens]
+        if shared:
+            self.edges.put(depth, prefix, plan, found)
+        return found
 
     def window(
         self, plan: PackedPlan, first: int, last: int, edge: Tensor | None, reads: Sequence[Read] | None = None
@@ -177,10 +208,8 @@ class PackedRunner:
             fp32, divided by their root mean square.
         """
         part = self._part(first, last)
-        if edge is not None and plan.padding:
-            edge = pad(edge, (0, 0, 0, plan.padding))
         current = Pass(plan, read=plan.last if reads is None else None, last=layers_of(part)[-1])
-        with running(current), nullcontext() if edge is None else entering(part, edge[None]):
+        with running(current), _entering(part, plan, edge):
             hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
         return self._row_states(plan, hidden, reads)
 
@@ -248,9 +277,10 @@ class PackedRunner:
         current: Pass,
         layers: Sequence[int | None] = (None,),
         depth: int | None = None,
+        first: int = 0,
     ) -> Any:
         self._before_pass()
-        decoder = self._decoder if depth is None else self._part(0, depth)
+        decoder = self._decoder if depth is None else self._part(first, depth)
         current.last = layers_of(decoder)[-1] if depth is not None else None
         with running(current):
             return decoder(
@@ -259,6 +289,13 @@ class PackedRunner:
                 use_cache=False,
                 output_hidden_states=any(layer is not None for layer in layers),
             )
+
+
+def _entering(part: Any, plan: PackedPlan, edge: Tensor | None) -> AbstractContextManager[None]:
+    """Give a part of the decoder the states ``[tokens, width]`` below it; None if it runs from the token ids."""
+    if edge is None:
+        return nullcontext()
+    return entering(part, (pad(edge, (0, 0, 0, plan.padding)) if plan.padding else edge)[None])
 
 
 def self_check(model: Any) -> float:

@@ -111,6 +111,7 @@ def score_in_memory(
     top: int | None,
     probe: Probe | None,
     labels: Sequence[str],
+    frozen: int,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, or of its words, and its number of tokens; in smaller parts if memory runs out.
 
@@ -119,11 +120,12 @@ def score_in_memory(
         top: None for all labels; a number as in :func:`score_batch_top`.
         probe: computes scores from the rows' states; None scores the label words.
         labels: the probe's labels, in the order of the scores.
+        frozen: number of leading layers that have the base model's weights.
     """
 
     def score(part: Batch) -> tuple[NDArray[np.float64], int]:
         if probe is not None:
-            return probe.log_probs(_row_states(runner, prefix, part, probe.layer), labels), sum(part.lengths)
+            return probe.log_probs(_row_states(runner, prefix, part, probe.layer, frozen), labels), sum(part.lengths)
         if top is not None:
             return score_batch_top(runner, prefix, part, top)
         return score_batch(runner, prefix, part), part.own_tokens
@@ -135,10 +137,10 @@ def score_in_memory(
     return halve_until_it_fits(in_parts, len(batch.places), runner.device)
 
 
-def _row_states(runner: PackedRunner, prefix: PrefixState, batch: Batch, layer: int) -> NDArray[np.float32]:
+def _row_states(runner: PackedRunner, prefix: PrefixState, batch: Batch, layer: int, frozen: int) -> NDArray[np.float32]:
     """States of rows or words after a layer, see :meth:`PackedRunner.layer_states`; no labels are processed."""
     plan = plan_pass(batch.suffixes, prefix=prefix.length, merge=batch.lengths, device=runner.device)
-    states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.reads)[0].cpu().numpy()
+    states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.reads, frozen=frozen)[0].cpu().numpy()
     return states
 
 
