@@ -38,7 +38,7 @@ class SearchHeuristics:
             prompts continue then.
         most_race_share: share of the budget for a first race of the smallest pool over all labelled rows.
         mostly_raced: share of the labelled rows below which such a race sees too few of them.
-        least_seen: number of rows, repetitions counted, that a tuning sees before new rows take the place of more epochs.
+        whole_rows: number of rows of which one epoch is enough for a trial to ship without a final tuning.
         sampled_race_share: its share of the budget then, which leaves time for tuning on rows that were not raced.
         frozen_rows: multiple of the rows that a tuning has room for from which frozen probes on more rows are preferred
             (BANKING77: 3,600 frozen, 0.878 and 0.842, and 1,200 tuned, 0.848 and 0.838; SNIPS: 1,613 frozen, 0.895, and 513
@@ -60,7 +60,7 @@ class SearchHeuristics:
         early_layers: number of layers that are fitted before a race's last round.
         most_words: number of labels above which words are not a read-out, because their first tokens hardly ever all differ.
         patience: number of cycles without a better winner after which the search ends.
-        many_rows: number of labelled rows from which tuning may take less than an epoch, if there is no room for a whole one.
+        least_steps: number of steps of the shortest tuning, which is less than an epoch if there is no room for a whole one.
         epochs_few: epochs in all for up to 100 rows (four draws of TREC-6: no gain beyond 4).
         epochs_some: epochs in all for up to 300 rows.
         epochs_many: epochs in all for more rows (two draws of TREC-6, 500 rows: accuracy is constant from 2 epochs on, log-loss
@@ -130,7 +130,7 @@ class SearchHeuristics:
     verdict_seconds: float = 54.0
     most_race_share: float = 0.35
     mostly_raced: float = 0.5
-    least_seen: int = 2000
+    whole_rows: int = 2000
     sampled_race_share: float = 0.2
     frozen_rows: float = 3.0
     further_care: float = 1.15
@@ -147,7 +147,7 @@ class SearchHeuristics:
     early_layers: int = 2
     most_words: int = 50
     patience: int = 2
-    many_rows: int = 1000
+    least_steps: int = 12
     epochs_few: float = 6.0
     epochs_some: float = 5.0
     epochs_many: float = 4.0
@@ -197,11 +197,11 @@ class SearchHeuristics:
 
     def whole(self, rows: int) -> bool:
         """Whether one epoch of so many rows is enough for a trial to ship without a final tuning."""
-        return rows >= self.least_seen
+        return rows >= self.whole_rows
 
-    def epochs_beyond(self, rows: int, most: float) -> float:
-        """Epochs, at most ``most``, that a number of rows needs before further rows are worth more than further epochs."""
-        return min(self.epochs(rows, most), max(1.0, self.least_seen / rows))
+    def least_epochs(self, rows: int, batch: int) -> float:
+        """Epochs of the shortest tuning on a number of rows, in steps of ``batch`` rows."""
+        return min(1.0, max(0.25, self.least_steps * batch / rows))
 
     def opening_rows(self, labels: int) -> int:
         """Number of labelled rows of a race's first round for a number of labels."""

@@ -17,7 +17,7 @@ from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows
 from cotune.cycle.probe_search.limit import RaceLimit
-from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
+from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test, plan_final
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
 from cotune.cycle.probe_search.sampling import further_rows
@@ -127,7 +127,7 @@ class LabelLoop:
 
     def _learn_further(self, search: LabelSearch) -> None:
         """Learn from labelled rows that were not raced too, as many as the budget can use; save a bundle if it is better."""
-        if not (rows := further_rows(self.context, self.prices, search, self.config.tune.max_epochs)):
+        if not (rows := further_rows(self.context, self.prices, search, self.trials.settings.batch_size)):
             return
         search.further, search.written = len(rows), (*search.written, *rows)
         search.whole = HEURISTICS.whole(len(search.rows) + len(rows))
@@ -176,6 +176,9 @@ class LabelLoop:
             if not search.last_epochs or both <= self.context.spending.left_within_step() - prices.owed(search, seed):
                 self.judge.tune_ahead(search, seed, splits)
         self.judge.tune(search, lead)
+        if not (search.last_epochs or search.whole) and search.of(lead.prompt.id, tuned=True) is not None:
+            search.last_epochs = plan_final(self.context, self.config, self.trials, prices, search)
+            search.choose()
         if seed is not lead and (not search.last_epochs or prices.has_room(search, seed)):
             self.judge.tune(search, seed, splits)
 
@@ -274,6 +277,7 @@ class LabelLoop:
             demonstrations=self.config.search.demonstrations,
             rewrites=rewrites,
             nearest=self.config.search.nearest_demonstrations,
+            known=self.embedding.known_rows(search.seed.prompt, search.rows),
         )
 
     def _try(self, search: LabelSearch, challenger: PromptFit | None) -> None:

@@ -175,7 +175,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     rows = len(search.rows) + len(search.written)
     wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
     # A single epoch is divided, so that the dev rows are learnt from too.
-    least = min(0.25 if rows >= HEURISTICS.many_rows else 1.0, wanted / 2)
+    least = min(HEURISTICS.least_epochs(len(splits[0].learn), trials.settings.batch_size), wanted / 2)
 
     def fitted(ends: LabelSearch) -> LabelSearch:
         room = left - prices.test(ends, winner, words=ends.zero_shot)
@@ -237,6 +237,29 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     return replace(search, epochs=epochs, last_epochs=last, zero_shot=words, tunes_seed=value["tunes_seed"])
 
 
+def plan_final(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> float:
+    """Epochs of a final tuning of the leading prompt that a plan without one has room for after the trial; 0 if there is none.
+
+    A ``last_epochs`` step. Plans guess the speed of tuning, and the trial has measured it. A trial that is tuned further wins
+    even if it is a little worse than the frozen probe so far.
+    """
+    lead, rows = search.best_frozen, len(search.rows) + len(search.written)
+    least = HEURISTICS.least_epochs(rows, trials.settings.batch_size)
+    most = max(least, HEURISTICS.epochs(rows, config.tune.max_epochs) - search.epochs)
+
+    def effect() -> dict[str, Any]:
+        left = context.spending.left_within_step()
+
+        def fits(epochs: float) -> bool:
+            return HEURISTICS.care * prices.end(search, lead, [lead], epochs, lead) <= left
+
+        epochs = next((epochs for epochs in _falling(most, least) if fits(epochs)), 0.0)
+        text = f"after the trial there is room for {counted(f'{epochs:g}', 'epoch')} more on all labelled rows"
+        return {"epochs": epochs, **({"text": text} if epochs else {})}
+
+    return float(context.journal.step("last_epochs", [lead.prompt.id, search.epochs], effect)["epochs"])
+
+
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:
     """Cost of the leading prompt's trials, of the seed prompt's tuning, and of the final tuning of ``last`` epochs."""
     winner, seed, splits = search.best_frozen, search.seed, search.splits
@@ -272,10 +295,8 @@ def split_epochs(
 
 
 def _falling(wanted: float, least: float) -> list[float]:
-    """Epochs to try, in decreasing order from ``wanted`` to 1, and by halves below 1."""
+    """Epochs to try, in decreasing order from ``wanted`` to 1, and fractions of one."""
     found = [wanted]
     while found[-1] > 1:
         found.append(max(1.0, round(found[-1] * 0.75 * 2) / 2 if found[-1] > 1.5 else 1.0))
-    while found[-1] / 2 >= least:
-        found.append(found[-1] / 2)
-    return found
+    return [*found, *(found[-1] * share for share in (0.75, 0.5, 0.375, 0.25) if found[-1] * share >= least)]

@@ -97,21 +97,15 @@ class Prices:
         return total + sum(tunings)
 
     def further(self, search: LabelSearch, splits: Sequence[Split], count: int, *, epochs: float) -> float:
-        """Cost of learning from ``count`` rows that were not raced, also in ``epochs`` of tuning; ``splits`` learn from them.
+        """Cost of learning from ``count`` rows that were not raced, also in a trial of ``epochs``; ``splits`` learn from them.
 
-        Frozen probes of two prompts are fitted once without the held-out rows, to be judged, and once for the arms. A trial
-        takes half of the epochs, or all of them if there are many rows.
+        Frozen probes of two prompts are fitted once without the held-out rows, to be judged, and once for the arms.
         """
         fits = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen)}.values()
         frozen = sum(self._embedding.row_cost(fit.prompt, count, layers=[fit.found.layer]) for fit in fits)
         rows = len(search.rows) + len(search.written) + count
         frozen += 2 * len(fits) * self._single_fit(rows)
-        if not epochs:
-            return frozen
-        best = search.best_frozen
-        if HEURISTICS.whole(len(search.rows) + count):
-            return frozen + self.trial(best, splits, epochs)
-        return frozen + self.trial(best, splits, epochs / 2) + self.final(best, rows, epochs / 2)
+        return frozen + (self.trial(search.best_frozen, splits, epochs) if epochs else 0.0)
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Cost of tuning on all labelled rows."""

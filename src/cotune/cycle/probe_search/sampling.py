@@ -67,15 +67,15 @@ def draw_rows(context: RunContext, prices: Prices, seed: Prompt) -> None:
     context.start_with(_sampled(task, int(value["rows"]), int(value["test"]), context.seed))
 
 
-def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_epochs: int) -> tuple[Example, ...]:
+def further_rows(context: RunContext, prices: Prices, search: LabelSearch, batch: int) -> tuple[Example, ...]:
     """Labelled rows that are learnt from but were not raced, in random order, as many as the budget has room for.
 
     A ``further`` step.
 
     Races compare many prompts, so each of their rows is read many times. These rows are read under two prompts, the seed prompt
-    and the best one, and tuned on once; more often if a tuning would else have few steps. There must be room for all of this
-    and for the test. If there is none for any tuning, or if far more rows have room without it, frozen probes learn from them.
-    ``max_epochs`` is the maximum of epochs.
+    and the best one, and tuned on once, in steps of ``batch`` rows. There must be room for this and for the test; new rows gain
+    more than further epochs. If there is not, as many have room as leave the shortest tuning. If there is no room for any
+    tuning, or for far more rows without it, frozen probes learn from them.
     """
     rows = _not_raced(context)
     if search.cut or not rows:
@@ -89,13 +89,15 @@ def further_rows(context: RunContext, prices: Prices, search: LabelSearch, max_e
         cost = prices.further(search, with_rows(search.splits, rows[:count]), count, epochs=epochs)
         return HEURISTICS.further_care * cost <= room
 
-    def fits_tuned(left: float, count: int) -> bool:
-        return fits(left, HEURISTICS.epochs_beyond(len(search.rows) + count, max_epochs), count)
+    def fits_shortest(left: float, count: int) -> bool:
+        return fits(left, HEURISTICS.least_epochs(len(search.splits[0].learn) + count, batch), count)
 
     def effect() -> dict[str, Any]:
         left, raced = context.spending.left_within_step(), len(search.rows)
-        count, frozen = _most(most, partial(fits_tuned, left)), _most(most, partial(fits, left, 0.0))
-        if raced + frozen >= HEURISTICS.frozen_rows * (raced + count) or not fits(left, 1.0, count):
+        count, frozen = _most(most, partial(fits, left, 1.0)), _most(most, partial(fits, left, 0.0))
+        if not count:
+            count = _most(most, partial(fits_shortest, left)) if fits_shortest(left, 0) else frozen
+        if raced + frozen >= HEURISTICS.frozen_rows * (raced + count):
             count = frozen
         learnt = f"{count:,} of {counted(len(rows), 'labelled row')} that prompts were not raced on"
         return {"rows": count, "of": len(rows), "text": f"the budget has room for learning from {learnt}"}
