@@ -9,9 +9,10 @@ from cotune.garbage import collection_paused
 
 
 @pytest.fixture(autouse=True)
-def thawed() -> Iterator[None]:
+def frozen_again() -> Iterator[None]:
+    """Else all libraries would be searched for garbage in the tests that follow."""
     yield
-    gc.unfreeze()
+    gc.freeze()
 
 
 @pytest.mark.parametrize("fails", [False, True])

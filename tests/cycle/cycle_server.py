@@ -294,6 +294,9 @@ def load() -> None:
     with collection_paused():
         for name in LOADED:
             importlib.import_module(name)
+        from cotune.cli.entry import command
+
+        command()
 
 
 def serve(place: str) -> None:

@@ -290,7 +290,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [run_folder, probe_folder])
 def test_numbers_of_any_size_give_a_page(tmp_path: Path, make: Callable[..., Path]) -> None:
-    folder = make(tmp_path / "run", rows=6, prompts=5)
+    folder = make(tmp_path / "run", rows=6, prompts=5, dev=6)
     files = {name: (folder / name).read_text() for name in (JOURNAL, SUMMARY)}
     names = sorted({name for text in files.values() for name in re.findall(r'"(\w+)": (?:[{]"\w+": |\[)?-?[0-9]', text)})
     assert {"active_s", "rows", "scores", "value"} <= set(names)

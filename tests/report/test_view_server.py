@@ -16,6 +16,7 @@ import pytest
 from report_runs import run_folder
 from view_runs import GrowingRun, Viewer, viewing
 
+from command_line import call
 from cotune.report.view.pages import RunPage, Shown
 from free_port import free_port
 
@@ -111,24 +112,18 @@ def test_it_stops_at_once_and_in_silence(tmp_path: Path, how: signal.Signals, co
         assert time.monotonic() - started < 10
 
 
-def called(*arguments: object) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "cotune.cli", "view", *map(str, arguments)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
-    return found.returncode, found.stdout, found.stderr
-
-
 def test_a_port_in_use_and_a_folder_that_is_no_run_are_told(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, out, err = called(folder, "--port", port)
+        code, out, err = call("view", folder, "--port", port)
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert f"--port {port}: the port is in use." in err and "0 to get a free one" in err
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "missing", folder / "journal.jsonl"):
-        code, out, err = called(place)
+        code, out, err = call("view", place)
         assert (code, out) == (2, "") and err.count("\n") == 1
         assert f"{place}: {'this is not a run' if place.exists() else 'there is no such folder'}" in err
 

@@ -37,9 +37,10 @@ def grams(text: str) -> set[str]:
     return {plain[start : start + 5] for start in range(len(plain) - 4)}
 
 
-@pytest.mark.parametrize("block", [500, 7])
-def test_near_pairs_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+@pytest.mark.parametrize(("block", "small"), [(500, 10**6), (7, 10**6), (7, 0)])
+def test_near_pairs_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch, block: int, small: int) -> None:
     monkeypatch.setattr(near, "_BLOCK", block)
+    monkeypatch.setattr(near, "_SMALL", small)
     chooser = random.Random(0)
     texts = sentences(35, seed=1)
     for text in list(texts):

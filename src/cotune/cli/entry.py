@@ -8,7 +8,10 @@ import os
 import signal
 import sys
 import warnings
+from functools import cache
 from typing import Any
+
+from typer.main import get_command
 
 from cotune.cli.program import app, tell
 from cotune.cli.terminal import wrapped
@@ -16,6 +19,12 @@ from cotune.errors import CotuneError, InputError, shortened
 from cotune.streams import drop_output, repair_streams
 
 _UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+
+
+@cache
+def command() -> Any:
+    """The parser of all commands; typer would make it anew, which takes 50 ms, at each call in the same process."""
+    return get_command(app)
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -27,7 +36,7 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         try:
             # By default, click calls the program "python -m cotune.cli" in its help if it was started as a module.
-            app(args=arguments, prog_name="cotune", obj=sys.argv[1:] if arguments is None else arguments)
+            command()(args=arguments, prog_name="cotune", obj=sys.argv[1:] if arguments is None else arguments)
         finally:
             # Report write errors below, not by the interpreter at exit.
             sys.stdout.flush()

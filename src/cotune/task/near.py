@@ -17,6 +17,8 @@ THRESHOLD = 0.8
 _WIDTH, _BITS = 5, 22
 _BLOCK = 500
 """Rows whose grams are processed together; all at once would take 80 bytes for each character."""
+_SMALL = 1_000_000
+"""Number of grams of all rows up to which unused columns are removed."""
 _LONGEST = 1000
 _ENOUGH = 10_000
 _MOST_MEETINGS = 5_000_000
@@ -44,7 +46,8 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
         return []
     blocks = [positions[start : start + _BLOCK] for start in range(0, len(positions), _BLOCK)]
     parts = [_gram_matrix([_beginning(examples[position].text) for position in block]) for block in blocks]
-    frequency = np.zeros(1 << _BITS, dtype=np.int64)
+    parts = _compact(parts)
+    frequency = np.zeros(parts[0].shape[1], dtype=np.int64)
     for part in parts:
         frequency += np.bincount(part.indices, minlength=len(frequency))
     prefix = vstack([_rarest(part, frequency) for part in parts], "csr")
@@ -104,6 +107,19 @@ def _gram_matrix(texts: Sequence[str]) -> Any:
     columns = cells & ((1 << _BITS) - 1)
     ones = np.ones(len(cells), dtype=np.bool_)
     return csr_matrix((ones, (cells >> _BITS, columns)), shape=(len(texts), 1 << _BITS))
+
+
+def _compact(parts: list[Any]) -> list[Any]:
+    """The matrices without unused columns, if they are small: arrays over all columns would then take most of the time."""
+    if sum(part.nnz for part in parts) > _SMALL:
+        return parts
+    from scipy.sparse import csr_matrix
+
+    used = np.unique(np.concatenate([part.indices for part in parts]))
+    return [
+        csr_matrix((part.data, np.searchsorted(used, part.indices), part.indptr), shape=(part.shape[0], len(used)))
+        for part in parts
+    ]
 
 
 def _rarest(grams: Any, frequency: NDArray[Any]) -> Any:

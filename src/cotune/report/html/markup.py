@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from cotune.evaluate.words import signed
 from cotune.plain import between, harmless, items, number
 
 _DASH = "–"
+# Characters of one byte each, as many as there are, or any other character.
+_PIECES = re.compile(r"([ !#-%'-;=?-\[\]-~]+)|.", re.DOTALL)
 _ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
@@ -47,13 +51,17 @@ def cut(text: str, most_bytes: int) -> tuple[str, int]:
     if len(text) * 6 <= most_bytes:
         return text, 0
     used = 0
-    for place, character in enumerate(text):
-        used += _cost(character)
+    for piece in _PIECES.finditer(text):
+        start, end = piece.span()
+        plain = piece.lastindex is not None
+        used += end - start if plain else _cost(piece[0])
         if used > most_bytes:
+            place = end - (used - most_bytes) if plain else start
             return text[:place], len(text) - place
     return text, 0
 
 
+@lru_cache(4096)
 def _cost(character: str) -> int:
     if character.isascii():
         return 1 if character.isprintable() and character not in '<>&"\\' else 8

@@ -54,11 +54,14 @@ def written_errors(tests: AnsweredRows, arm: str, listed: Sequence[Any]) -> str:
 
 def _numbers(tests: AnsweredRows, arm: str) -> str:
     """Answers over right numbers; empty if the right answers are no numbers."""
-    pairs = [(parse_number(tests.labels[row.reference]), number_in(tests.labels[row.answers[arm]])) for row in tests.rows]
-    points = [
-        (float(right), float(answer), i) for i, (right, answer) in enumerate(pairs) if right is not None and answer is not None
-    ]
-    if not points or any(right is None for right, _ in pairs) or not np.isfinite(points).all():
+    references = [parse_number(tests.labels[row.reference]) for row in tests.rows]
+    if any(right is None for right in references):
+        return ""
+    # Long answers are searched for a number, which takes a while: only where it is shown.
+    answers = [number_in(tests.labels[row.answers[arm]]) for row in tests.rows]
+    pairs = enumerate(zip(references, answers, strict=True))
+    points = [(float(right), float(answer), i) for i, (right, answer) in pairs if right is not None and answer is not None]
+    if not points or not np.isfinite(points).all():
         return ""
     ends = [value for right, answer, _ in points for value in (right, answer)]
     air = 0.06 * (max(ends) - min(ends) or abs(max(ends)) or 1.0)
