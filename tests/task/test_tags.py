@@ -16,8 +16,9 @@ from cotune.task.values.closed import AnswerFields
 from cotune.task.values.copied import copied_fields, obstacles
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
+from cotune.task.values.placing import found_in
 from cotune.task.values.schema import Validator, infer_schema
-from cotune.task.values.tags import Tags, answer_fields, found_in
+from cotune.task.values.tags import Tags, answer_fields
 from cotune.task.words import words_of
 
 TEXTS = ["Ann Lee and Bob fly from Rome to Oslo", "to Bern, from Oslo please", "seats to Rome for Bob", "hello"]

@@ -581,7 +581,7 @@ def node_of(schema: Any, copied: Sequence[CopiedField] = (), path: str = "") -> 
     if found := [one for one in copied if one.path in (path, f"{path}[]")]:
         return _Copied(found[0])
     if found := [one for one in copied if one.within[1] and one.within[0] == path]:
-        return _objects(tuple(found), tuple(items_of(schema)["properties"]))
+        return _objects(tuple(found), tuple(_items_of(schema)["properties"]))
     if (values := single_values_of(schema)) is not None:
         return _Value(values)
     if (listed := _list_of(schema)) is not None:
@@ -598,12 +598,11 @@ def _objects(copies: tuple[CopiedField, ...], names: tuple[str, ...]) -> Node | 
     if grouping is None:
         return _Objects(copies, names)
     # The closed values of an object are known by one of its copied ones.
-    return (
-        _Groups(copies, names, grouping) if grouping.fits(own) and len({n.within[1] for n in copies if n.given}) < 2 else None
-    )
+    heads = {one.within[1] for one in copies if one.given}
+    return _Groups(copies, names, grouping) if grouping.fits(own) and len(heads) < 2 else None
 
 
-def items_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def _items_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema of the items of a list, which may also be null; empty for any other schema."""
     options = schema["anyOf"] if isinstance(schema.get("anyOf"), list) else [schema]
     found = [one["items"] for one in options if isinstance(one, Mapping) and isinstance(one.get("items"), Mapping)]

@@ -11,13 +11,12 @@ from typing import Any
 
 from cotune.errors import shortened
 from cotune.task.values.closed import ABSENT, Blank, CopiedField, Spelling, open_parts
-from cotune.task.values.grouping import Grouping, Spot, marked_words
+from cotune.task.values.grouping import Empty, Grouping, Spot, marked_words
 from cotune.task.values.json_value import json_in
 from cotune.task.values.learnt_grouping import LEAST_GROUPED, MOST_ROWS, GroupedRow, learnt_grouping
-from cotune.task.values.placing import placed
 from cotune.task.values.schema import LEAST_TEXT, half_again
 from cotune.task.values.spelling import gives, learnt_spelling, usual_spelling
-from cotune.task.values.tags import Tags, answer_fields, blanks_of, copied_parts, owned_values, value_at
+from cotune.task.values.tags import Tags, answer_fields, blanks_of, copied_parts, placed_values, value_at
 from cotune.task.words import words_of
 
 LEAST_COPIED, _LEAST_EACH = 0.9, 0.75
@@ -91,9 +90,7 @@ def values_in_texts(
     for output, text in zip(outputs, texts, strict=True):
         value, empty, words = json_in(output), {one.path: one for one in parts}, words_of(text)
         objects: dict[str, bool] = {}
-        owned = [owned_values(value, one) for one in parts]
-        values, owners = ([[pair[side] for pair in own] for own in owned] for side in (0, 1))
-        for number, own, place, _ in placed(text, values, owners):
+        for number, own, place, _ in placed_values(text, value, parts):
             part = standing[parts[number].path]
             part.values += 1
             empty.pop(parts[number].path, None)
@@ -149,7 +146,7 @@ def copied_fields(
 
 
 @dataclass(frozen=True)
-class _Groups:
+class _Grouped:
     """How the values of a list of objects are grouped, if by any rule.
 
     Attributes:
@@ -170,13 +167,13 @@ class _Groups:
 
 def _groups(
     parts: Sequence[CopiedField], outputs: Sequence[str], texts: Sequence[str], usual: Mapping[str, Grouping]
-) -> dict[str, _Groups]:
+) -> dict[str, _Grouped]:
     """How the values of each list of objects with several copied ones are grouped, by its path."""
-    found: dict[str, _Groups] = {}
+    found: dict[str, _Grouped] = {}
     for path in dict.fromkeys(one.within[0] for one in parts if one.grouping is not None):
         own = [one for one in parts if one.grouping is not None and one.within[0] == path]
         names, default = tuple(dict.fromkeys(one.within[1] for one in own)), own[0].grouping or Grouping()
-        lists, blanks = [], Counter[Blank]()
+        lists, blanks = [], Counter[Empty]()
         for output, text in zip(outputs, texts, strict=True):
             value = json_in(output)
             if (listed := value_at(value, path)) and isinstance(listed, list):
@@ -191,16 +188,14 @@ def _groups(
         if whole:
             grouping, right = learnt_grouping(tuple(whole), names, known if known is not None and known.fits(names) else None)
         blank = blanks.most_common(1)[0][0] if blanks else default.blank
-        found[path] = _Groups(replace(grouping, blank=blank), len(whole) or len(rows), right)
+        found[path] = _Grouped(replace(grouping, blank=blank), len(whole) or len(rows), right)
     return found
 
 
 def _grouped_row(parts: Sequence[CopiedField], path: str, value: Any, text: str, count: int) -> GroupedRow | None:
     """The values of a list's objects with their places in the text; None if some stand nowhere."""
-    owned = [owned_values(value, one) for one in parts]
-    values, owners = ([[pair[side] for pair in own] for own in owned] for side in (0, 1))
     found: dict[Spot, tuple[str, set[int]]] = {}
-    for part, own, place, owner in placed(text, values, owners):
+    for part, own, place, owner in placed_values(text, value, parts):
         if owner is not None and owner.path == path:
             if place is None:
                 return None
@@ -291,5 +286,5 @@ def _stand(standing: Mapping[str, Standing]) -> bool:
     return values > 0 and sum(one.found for one in standing.values()) >= LEAST_COPIED * values
 
 
-def _blank_of(value: Any) -> Blank:
+def _blank_of(value: Any) -> Empty:
     return "absent" if value is ABSENT else "null" if value is None else "empty"

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from cotune.task.words import words_of
 
 Rule = Literal["order", "first", "last", "repeat", "nearest"]
+Empty = Literal["absent", "null", "empty"]
 LINE_BREAK = "\n"
 """Stands for a line break among the words between two values."""
 _MOST_NEAR = 4
@@ -63,7 +64,7 @@ class Grouping:
     shared: tuple[str, ...] = ()
     side: Literal["behind", "before"] = "behind"
     walls: tuple[str, ...] = ()
-    blank: Literal["absent", "null", "empty"] = "empty"
+    blank: Empty = "empty"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Grouping:
@@ -72,7 +73,8 @@ class Grouping:
         Raises:
             TypeError, ValueError, AttributeError: it is not of this form.
         """
-        found = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        parts: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        found = cls(**parts)
         lists = (found.by, found.separators, found.shared, found.walls)
         if not all(isinstance(own, tuple) and all(isinstance(one, str) for one in own) for own in lists):
             raise ValueError("a grouping's names and words are not lists of texts")

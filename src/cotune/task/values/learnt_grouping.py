@@ -87,28 +87,32 @@ def learnt_grouping(
         usual: an earlier bundle's grouping, which is kept unless another gives clearly more rows.
     """
     known: dict[Grouping, NDArray[np.bool_]] = {}
+    harmed: dict[Grouping, NDArray[np.bool_]] = {}
     lacking = [row.without(7 * number % len(row.spots)) if len(row.spots) > 1 else row for number, row in enumerate(rows)]
 
     def scores(how: Grouping) -> NDArray[np.bool_]:
-        """``[rows, 3]`` whether a row's objects are right, also if a value is missed, and in their order."""
+        """Whether the objects of each row are right."""
         if how not in known:
-            made = [row.made(how) for row in rows]
-            known[how] = np.array(
-                [
-                    (Counter(own) == row.right, Counter(less.made(how)) == less.right, own == row.objects)
-                    for own, row, less in zip(made, rows, lacking, strict=True)
-                ]
-            )
+            known[how] = np.array([Counter(row.made(how)) == row.right for row in rows])
         return known[how]
 
+    def others(how: Grouping) -> NDArray[np.bool_]:
+        """``[rows, 2]`` whether they are if a value is missed, and in their order."""
+        if how not in harmed:
+            pairs = zip(rows, lacking, strict=True)
+            harmed[how] = np.array(
+                [(Counter(less.made(how)) == less.right, row.made(how) == row.objects) for row, less in pairs]
+            )
+        return harmed[how]
+
     def best(chosen: list[int]) -> Grouping:
-        found = max(
-            _candidates([rows[i] for i in chosen], names),
-            key=lambda how: scores(how)[chosen].sum(axis=0).tolist(),
-        )
+        candidates = list(_candidates([rows[i] for i in chosen], names))
+        counts = [int(scores(how)[chosen].sum()) for how in candidates]
+        equal = [how for how, count in zip(candidates, counts, strict=True) if count == max(counts)]
+        found = max(equal, key=lambda how: others(how)[chosen].sum(axis=0).tolist())
         if usual is None:
             return found
-        old, new = (scores(how)[chosen, 0] for how in (usual, found))
+        old, new = (scores(how)[chosen] for how in (usual, found))
         gain, different = int(new.sum()) - int(old.sum()), int((new != old).sum())
         # As where spellings are learnt: by 1.4 standard errors of the difference.
         return found if gain > 0 and gain**2 >= 2 * different else usual
@@ -116,7 +120,7 @@ def learnt_grouping(
     folds, right = min(_FOLDS, len(rows)), 0
     for fold in range(folds):
         how = best([i for i in range(len(rows)) if i % folds != fold or folds == 1])
-        right += int(scores(how)[fold::folds, 0].sum())
+        right += int(scores(how)[fold::folds].sum())
     return best([*range(len(rows))]), right
 
 

@@ -36,7 +36,7 @@ from cotune.task.values.closed import (
 from cotune.task.values.grouping import Grouping, Spot, grouped, marked_words
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
-from cotune.task.values.placing import Owner, found_in
+from cotune.task.values.placing import Owner, Placed, placed
 from cotune.task.values.schema import Validator, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
 from cotune.task.values.spelling import spelled
@@ -100,11 +100,11 @@ class Tags:
         found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
         # The whole text is in no part.
         found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
-        owned = [owned_values(value, one) for one in self.copied]
-        values, owners = ([[pair[side] for pair in own] for own in owned] for side in (0, 1))
-        for part, first, last in found_in(text, values, owners)[0]:
-            found[first : last + 1, 0] = 1 + part
-            found[first + 1 : last + 1, 1] = parts + 1
+        for part, _, place, _ in placed_values(text, value, self.copied):
+            if place is not None:
+                first, last = place
+                found[first : last + 1, 0] = 1 + part
+                found[first + 1 : last + 1, 1] = parts + 1
         return found
 
     def tags_of(self, output: str, text: str) -> NDArray[np.int64]:
@@ -225,7 +225,7 @@ class Tags:
                 others = [spot for i, spot in enumerate(taken) if i not in own]
                 low = max((last + 1 for _, last in others if last < taken[own[0]][0]), default=0)
                 high = min((first for first, _ in others if first > taken[own[-1]][1]), default=len(table))
-                space = [n for n in range(low, high) if not any(first <= n <= last for first, last in taken)]
+                space = {n for n in range(low, high) if not any(first <= n <= last for first, last in taken)}
                 member = self._likeliest(text, table, space, [n for n in numbers if parts[n].within[1] == name])
                 if member is None:
                     break
@@ -245,14 +245,14 @@ class Tags:
                     found[number][:] = [one for one in found[number] if one[:2] != (first, last)]
         return objects
 
-    def _likeliest(
-        self, text: str, table: Floats, space: Sequence[int], numbers: Sequence[int]
-    ) -> tuple[int, int, int, Any] | None:
+    def _likeliest(self, text: str, table: Floats, space: set[int], numbers: Sequence[int]) -> tuple[int, int, int, Any] | None:
         """The likeliest word or number in some words that is a value of one of the parts: part, first and last word, value."""
         pairs = []
         for number in numbers:
             lead = table[:, number] - table[:, 0]
-            units = [unit for unit in _units(text, self.copied[number - 1].type) if {*range(unit[0], unit[1] + 1)} <= {*space}]
+            units = [
+                unit for unit in _units(text, self.copied[number - 1].type) if space.issuperset(range(unit[0], unit[1] + 1))
+            ]
             pairs += [(-float(lead[first : last + 1].mean()), number, (first, last)) for first, last in units]
         for _, number, unit in sorted(pairs):
             for found in _read(text, [unit], self.copied[number - 1], self._fits[number - 1]):
@@ -381,7 +381,7 @@ def _object_parts(
             yield from ((CopiedField(f"{path}[].{name}", type_, blank, most, given), part) for given in kinds)
         return
     types = {name: _type_beside_null(part) for name, part in open_.items()}
-    heads = [name for name in mains_of(items) if name in open_] if values else list(open_)
+    heads = [name for name in _mains_of(items) if name in open_] if values else list(open_)
     # Brackets mark a list, also in the name of a property.
     if not heads or None in types.values() or any("[]" in name for name in open_):
         return
@@ -394,7 +394,7 @@ def _object_parts(
             yield replace(one, given=given), part
 
 
-def mains_of(items: Mapping[str, Any]) -> list[str]:
+def _mains_of(items: Mapping[str, Any]) -> list[str]:
     """The open properties that every object has, by the schema of a list's items."""
     always = items.get("required", ())
     parts = {name: part for name, part in items["properties"].items() if name in always and single_values_of(part) is None}
@@ -436,6 +436,13 @@ def owned_values(value: Any, one: CopiedField) -> list[tuple[Any, Owner | None]]
     if one.grouping is None:
         return [(item[name], None) for _, item in own]
     return [(item[name], Owner(place, i)) for i, item in own if item[name] is not None and item[name] != ""]
+
+
+def placed_values(text: str, value: Any, parts: Sequence[CopiedField]) -> list[Placed]:
+    """The values of all copied parts of a JSON value with their places in the text."""
+    owned = [owned_values(value, one) for one in parts]
+    values, owners = ([[pair[side] for pair in own] for own in owned] for side in (0, 1))
+    return placed(text, values, owners)
 
 
 def blanks_of(value: Any, one: CopiedField) -> list[Any]:
