@@ -45,7 +45,7 @@ class GroupedRow:
 
     @cached_property
     def objects(self) -> list[Object]:
-        """The objects, in their own order."""
+        """The labelled objects."""
         members = [[i for i, own in enumerate(self.owners) if number in own] for number in range(self.count)]
         return [self.object_of(own) for own in members]
 
