@@ -240,6 +240,34 @@ def test_closed_values_and_a_shared_city_beside_the_name() -> None:
     assert fields.places(json.dumps([{"person": "Zoe", "city": "Lyon", "role": "cook"}]), "Zoe Lyon") is None
 
 
+@pytest.mark.parametrize(("side", "text"), [("behind", "Tara is here. Ann and Bo: Oslo"), ("before", "Oslo: Ann and Bo. Tara")])
+def test_nothing_is_shared_across_a_wall(side: Any, text: str) -> None:
+    words = marked_words(text)
+    names = {"oslo": "city", "tara": "name", "ann": "name", "bo": "name"}
+    spots = [Spot(place, place, names[word]) for place, word in enumerate(words) if word in names]
+    shared = Grouping("repeat", shared=("city",), side=side, walls=(".",))
+
+    def cities(how: Grouping) -> dict[str, bool]:
+        found = [{words[spots[number].first] for number in own} for own in grouped(spots, words, how)]
+        return {name: any({name, "oslo"} <= own for own in found) for name in ("tara", "ann", "bo")}
+
+    assert cities(shared) == {"tara": False, "ann": True, "bo": True}
+    assert cities(replace(shared, walls=())) == {"tara": True, "ann": True, "bo": True}
+    # A city behind its people is not one before them.
+    assert list(cities(replace(shared, side="before" if side == "behind" else "behind")).values()).count(True) == 1
+
+
+def test_a_run_learns_words_that_part_people_who_share_a_city_from_those_who_do_not() -> None:
+    rows: Rows = []
+    for i in range(24):
+        alone, pair = {"name": f"T{i}"}, [{"name": f"A{i}", "city": f"C{i}"}, {"name": f"B{i}", "city": f"C{i}"}]
+        rows.append(({"items": [alone, *pair]}, f"T{i} is here. A{i} and B{i} of C{i}"))
+        rows.append(({"items": [*pair, alone]}, f"A{i} and B{i} of C{i}. T{i} is here"))
+    fields = tags_of(list_of({"name": TEXT, "city": TEXT}, "name"), rows)
+    assert fields is not None and (grouping_of(fields).shared, grouping_of(fields).walls) == (("city",), (".",))
+    assert all(read_back(fields, value, text) == value for value, text in rows)
+
+
 def test_texts_that_recur_in_objects_are_copied_only_where_they_could_not_be_read_as_closed() -> None:
     kind, cities = KINDS["json"], ["Rome", "Oslo", "Bern", "New York", "Lyon", "Graz"]
     rows = [([{"name": f"Ann{i}", "city": cities[i % 6]}], f"Ann{i} of {cities[i % 6]}") for i in range(60)]
