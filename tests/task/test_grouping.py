@@ -189,15 +189,18 @@ def test_an_object_without_a_value_that_all_have_gets_the_likeliest_word_near_or
     table = table_of(fields, value, text)
     place = [text[start:end] for start, end in words_of(text)].index("leeks")
     table[place, :3] = [-0.1, -1, -9]
-    # The name of the second object is found, and the third one has no word of its own but the comma.
-    *_, last = (i for i, (start, end) in enumerate(words_of(text)) if text[start:end] == ",")
-    (answer,) = fields.answers(table, [text])
-    assert json.loads(answer)["items"] == value["items"]
+    *_, comma = (i for i, (start, end) in enumerate(words_of(text)) if text[start:end] == ",")
+    assert json.loads(fields.answers(table, [text])[0]) == value
+    table[place, 1] = -2
+    assert json.loads(fields.answers(table, [text])[0])["items"] == value["items"][:1], "no word is likely enough"
+    table[place, 1] = -1
+    # The third object has an amount and no name.
     table[len(words_of(text)) - 2 : -1, [0, 2]] = [[-9, -0.1]] * 2
     table[-2, 3:5] = [-9, -0.1]
+    assert json.loads(fields.answers(table, [text])[0]) == value
+    table[comma, :2] = [-0.6, -1.6]
     found = json.loads(fields.answers(table, [text])[0])["items"]
     assert found[:2] == value["items"] and found[2] == {"name": ",", "amount": "4 g"}, "what stands between the objects"
-    table[last, 1] = -50
     strict = tags_of(list_of({"name": {**TEXT, "minLength": 2}, "amount": TEXT}, "name"), recipes())
     assert strict is not None
     spans = strict.judged(table, [text])

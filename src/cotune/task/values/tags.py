@@ -47,6 +47,8 @@ Floats = NDArray[np.float64]
 
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
+_LEAST_LEAD = float(np.log(0.25))
+"""Least log-odds of a word that is set as a value that an object must have: below a quarter, the object is rather a mistake."""
 _AT_ONCE = 256
 """Number of rows whose likeliest tags are found together: tables are padded to the longest of them."""
 
@@ -210,8 +212,8 @@ class Tags:
     ) -> list[dict[str, Any]]:
         """The copied and closed values of each object in a list, by name.
 
-        A value that every object has is set in ``found`` to the likeliest word or number near the others that fits; values of
-        an object without one are removed there.
+        A value that every object has is set in ``found`` to the likeliest word or number near the others that fits; if none is
+        likely enough, the values of the object are removed there.
         """
         parts = {number: self.copied[number - 1] for number in numbers}
         needed = {one.within[1] for one in parts.values() if one.blank == "never" or one.given}
@@ -254,7 +256,9 @@ class Tags:
                 unit for unit in _units(text, self.copied[number - 1].type) if space.issuperset(range(unit[0], unit[1] + 1))
             ]
             pairs += [(-float(lead[first : last + 1].mean()), number, (first, last)) for first, last in units]
-        for _, number, unit in sorted(pairs):
+        for lost, number, unit in sorted(pairs):
+            if -lost < _LEAST_LEAD:
+                break
             for found in _read(text, [unit], self.copied[number - 1], self._fits[number - 1]):
                 return (number, *found)
         return None
