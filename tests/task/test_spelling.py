@@ -20,8 +20,9 @@ from cotune.task.values.closed import CopiedField, Spelling
 from cotune.task.values.copied import copied_fields, obstacles, values_in_texts
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
+from cotune.task.values.placing import found_in
 from cotune.task.values.spelling import SPELLINGS, gives, learnt_spelling, places_alike, spelled
-from cotune.task.values.tags import Tags, answer_fields, found_in
+from cotune.task.values.tags import Tags, answer_fields
 from cotune.task.words import words_of
 
 SCHEMA: dict[str, Any] = {

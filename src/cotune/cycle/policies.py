@@ -132,6 +132,8 @@ def _tell_copied(context: RunContext) -> None:
     case = f", {cased:,} of these only by their letter case" if cased else ""
     but = f"; {lost:,} of {values:,} do not stand there as they are written (such as {example!r}){case}" if lost else ""
     context.journal.tell(f"the values of {names} are copied from the text, word by word{how}{but}")
+    for path, grouping in {one.within[0]: one.grouping for one in task.output.copied if one.grouping is not None}.items():
+        context.journal.tell(f"the objects of {repr(path) if path else 'the list'} {grouping.text}")
 
 
 def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.task.values.grouping import Grouping
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 
 MOST_VALUES = 512
@@ -125,11 +126,13 @@ class CopiedField:
             for a list of objects.
         type: ``string``, ``integer`` or ``number``.
         blank: what is written if nothing is copied: ``absent`` (no such property), ``null``, ``empty`` (a text or list), or
-            ``never`` if something must be copied; a text without a fitting word then gives an empty text or 0.
+            ``never`` if something must be copied; a text without a fitting word then gives an empty text or 0. In a list of
+            objects with several copied values, this is about one object, which without a fitting word is not answered.
         most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
         given: names and values of the other properties of a list's objects, such as ``role="guest"``; other values are another
             part.
         spelling: how a text is written, see :mod:`cotune.task.values.spelling`.
+        grouping: how the values of a list of objects with several copied ones are grouped; None for all other parts.
     """
 
     path: str
@@ -138,12 +141,15 @@ class CopiedField:
     most: int = 1
     given: tuple[tuple[str, Any], ...] = ()
     spelling: Spelling = "same"
+    grouping: Grouping | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For bundles, journals and summaries; without the spelling where texts are copied as they stand."""
         record = asdict(self)
         if self.spelling == "same":
             del record["spelling"]
+        if self.grouping is None:
+            del record["grouping"]
         return record
 
     @classmethod
@@ -153,7 +159,9 @@ class CopiedField:
         Raises:
             TypeError, ValueError, AttributeError: it is not of this form.
         """
-        return cls(**{**data, "given": tuple((name, value) for name, value in data.get("given", ()))})
+        given = tuple((name, value) for name, value in data.get("given", ()))
+        grouping = None if data.get("grouping") is None else Grouping.from_json(data["grouping"])
+        return cls(**{**data, "given": given, "grouping": grouping})
 
     @property
     def many(self) -> bool:
@@ -476,6 +484,39 @@ class _Objects(Node):
 
 
 @dataclass(frozen=True)
+class _Groups(Node):
+    """A list of objects with several copied values each, and some closed ones."""
+
+    copies: tuple[CopiedField, ...]
+    names: tuple[str, ...]
+    grouping: Grouping
+
+    def fields(self, path: str) -> Iterator[CopiedField]:
+        yield from self.copies
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        if value is not ABSENT and value is not None and not (isinstance(value, list) and all(map(self._knows, value))):
+            yield None
+
+    def _knows(self, item: Any) -> bool:
+        if not isinstance(item, dict) or not set(self.names).issuperset(item):
+            return False
+        kinds = [one.given for one in self.copies if one.given]
+        alike = (all(_text_of(item.get(name, ABSENT)) == json_text(value) for name, value in own) for own in kinds)
+        fits = all(_is_of_type(item[one.within[1]], one.type) for one in self.copies if item.get(one.within[1]) is not None)
+        return fits and (not kinds or any(alike))
+
+    def written(self, values: Iterator[Any]) -> Any:
+        """The objects; the first part comes with all of them, each with its copied and closed values by name."""
+        first, (objects, *_) = self.copies[0], [next(values) for _ in self.copies]
+        if not objects:
+            return ABSENT if self.grouping.blank == "absent" else None if self.grouping.blank == "null" else []
+        blanks = {one.within[1]: {"null": None, "empty": ""}.get(one.blank, ABSENT) for one in self.copies}
+        found = [{name: own[name] if name in own else blanks[name] for name in self.names} for own in objects[: first.most]]
+        return [{name: value for name, value in own.items() if value is not ABSENT} for own in found]
+
+
+@dataclass(frozen=True)
 class _Object(Node):
     """An object; a field of an optional one says whether it is there."""
 
@@ -540,12 +581,32 @@ def node_of(schema: Any, copied: Sequence[CopiedField] = (), path: str = "") -> 
     if found := [one for one in copied if one.path in (path, f"{path}[]")]:
         return _Copied(found[0])
     if found := [one for one in copied if one.within[1] and one.within[0] == path]:
-        return _Objects(tuple(found), tuple(schema["items"]["properties"]))
+        return _objects(tuple(found), tuple(_items_of(schema)["properties"]))
     if (values := single_values_of(schema)) is not None:
         return _Value(values)
     if (listed := _list_of(schema)) is not None:
         return listed
     return _object(schema, copied, path)
+
+
+def _objects(copies: tuple[CopiedField, ...], names: tuple[str, ...]) -> Node | None:
+    """A list of objects with these copied parts; None if they do not fit together."""
+    own, groupings = {one.within[1] for one in copies}, {one.grouping for one in copies}
+    grouping = groupings.pop()
+    if groupings or (grouping is not None) != (len(own) > 1):
+        return None
+    if grouping is None:
+        return _Objects(copies, names)
+    # The closed values of an object are known by one of its copied ones.
+    heads = {one.within[1] for one in copies if one.given}
+    return _Groups(copies, names, grouping) if grouping.fits(own) and len(heads) < 2 else None
+
+
+def _items_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of the items of a list, which may also be null; empty for any other schema."""
+    options = schema["anyOf"] if isinstance(schema.get("anyOf"), list) else [schema]
+    found = [one["items"] for one in options if isinstance(one, Mapping) and isinstance(one.get("items"), Mapping)]
+    return found[0] if len(found) == 1 else {}
 
 
 def _list_of(schema: Mapping[str, Any]) -> _List | None:

@@ -7,10 +7,8 @@ Closed parts are read off the state of the whole text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from functools import cached_property
 from itertools import islice, pairwise, product
 from math import prod
@@ -24,6 +22,7 @@ from cotune.task.values.closed import (
     ABSENT,
     MOST_VALUES,
     AnswerFields,
+    Blank,
     ClosedField,
     ClosedFields,
     CopiedField,
@@ -34,11 +33,13 @@ from cotune.task.values.closed import (
     node_of,
     single_values_of,
 )
+from cotune.task.values.grouping import Grouping, Spot, grouped, marked_words
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
+from cotune.task.values.placing import Owner, Placed, placed
 from cotune.task.values.schema import Validator, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
-from cotune.task.values.spelling import places_alike, spelled
+from cotune.task.values.spelling import spelled
 from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
 
@@ -46,6 +47,8 @@ Floats = NDArray[np.float64]
 
 _MOST_KINDS = 64
 """Maximum number of combinations of closed values in the objects of a list, each of which is a part that is tagged."""
+_LEAST_LEAD = float(np.log(0.25))
+"""Least log-odds of a word that is set as a value that an object must have: below a quarter, the object is rather a mistake."""
 _AT_ONCE = 256
 """Number of rows whose likeliest tags are found together: tables are padded to the longest of them."""
 
@@ -99,9 +102,11 @@ class Tags:
         found = np.full((count + 1, 2 + closed.shape[1]), -1, dtype=np.int64)
         # The whole text is in no part.
         found[:, 0], found[:, 1], found[-1, 2:] = 0, parts, parts + 2 + closed
-        for part, first, last in found_in(text, [values_of(value, one) for one in self.copied])[0]:
-            found[first : last + 1, 0] = 1 + part
-            found[first + 1 : last + 1, 1] = parts + 1
+        for part, _, place, _ in placed_values(text, value, self.copied):
+            if place is not None:
+                first, last = place
+                found[first : last + 1, 0] = 1 + part
+                found[first + 1 : last + 1, 1] = parts + 1
         return found
 
     def tags_of(self, output: str, text: str) -> NDArray[np.int64]:
@@ -161,8 +166,9 @@ class Tags:
         paths = likeliest(tables, self._chain)
         for text, table, path, places in zip(texts, tables, paths, chosen.tolist(), strict=True):
             found = self._found(text, table, path, places)
+            objects = {numbers[0]: self._objects(text, table, found, numbers) for numbers in self._lists}
             spans = {part: [(first, last) for first, last, _ in own] for part, own in found.items()}
-            yield json_text(self._root.written(self._values(found, places))), spans, places
+            yield json_text(self._root.written(self._values(found, objects, places))), spans, places
 
     def _found(
         self, text: str, table: Floats, path: NDArray[np.int64], places: list[int]
@@ -183,7 +189,7 @@ class Tags:
                     places[outer] = self.closed.there(outer)
         for number, one in enumerate(self.copied, 1):
             there = all(self.closed.is_there(places[outer], outer) for outer in self._around[number - 1])
-            if not answered[number] and one.blank == "never" and there:
+            if not answered[number] and one.blank == "never" and there and one.grouping is None:
                 lead = table[:, number] - table[:, 0]
                 units = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
                 answered[number] = list(islice(_read(text, units, one, self._fits[number - 1]), 1))
@@ -193,19 +199,92 @@ class Tags:
         return answered
 
     @cached_property
+    def _lists(self) -> list[list[int]]:
+        """The numbers of the parts of each list of objects with several copied values."""
+        found: dict[str, list[int]] = {}
+        for number, one in enumerate(self.copied, 1):
+            if one.grouping is not None:
+                found.setdefault(one.within[0], []).append(number)
+        return list(found.values())
+
+    def _objects(
+        self, text: str, table: Floats, found: Mapping[int, list[tuple[int, int, Any]]], numbers: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """The copied and closed values of each object in a list, by name.
+
+        A value that every object has is set in ``found`` to the likeliest word or number near the others that fits; if none is
+        likely enough, the values of the object are removed there.
+        """
+        parts = {number: self.copied[number - 1] for number in numbers}
+        needed = {one.within[1] for one in parts.values() if one.blank == "never" or one.given}
+        values = sorted(((number, *own) for number in numbers for own in found[number]), key=lambda own: own[1])
+        spots = [Spot(first, last, parts[number].within[1]) for number, first, last, _ in values]
+        objects, taken = [], [(first, last) for _, first, last, _ in values]
+        groups = grouped(spots, marked_words(text), parts[numbers[0]].grouping or Grouping())
+        for own in groups:
+            members = [values[i] for i in own]
+            for name in sorted(needed - {spots[i].name for i in own}):
+                others = [spot for i, spot in enumerate(taken) if i not in own]
+                low = max((last + 1 for _, last in others if last < taken[own[0]][0]), default=0)
+                high = min((first for first, _ in others if first > taken[own[-1]][1]), default=len(table))
+                space = {n for n in range(low, high) if not any(first <= n <= last for first, last in taken)}
+                member = self._likeliest(text, table, space, [n for n in numbers if parts[n].within[1] == name])
+                if member is None:
+                    break
+                members.append(member)
+                taken.append(member[1:3])
+                found[member[0]].append(member[1:])
+                found[member[0]].sort(key=lambda span: span[0])
+            if needed <= {parts[number].within[1] for number, *_ in members}:
+                beside = [parts[number].given for number, *_ in members]
+                copies = {parts[number].within[1]: value for number, _, _, value in members}
+                objects.append(copies | {name: value for given in beside for name, value in given})
+                continue
+            alone = [spots[i][:2] for i in own if sum(i in group for group in groups) == 1]
+            for number, first, last, _ in members:
+                # Others may share a value of an object that is left out.
+                if (first, last) in alone or (first, last) not in [spot[:2] for spot in spots]:
+                    found[number][:] = [one for one in found[number] if one[:2] != (first, last)]
+        return objects
+
+    def _likeliest(self, text: str, table: Floats, space: set[int], numbers: Sequence[int]) -> tuple[int, int, int, Any] | None:
+        """The likeliest word or number in some words that is a value of one of the parts: part, first and last word, value."""
+        pairs = []
+        for number in numbers:
+            lead = table[:, number] - table[:, 0]
+            units = [
+                unit for unit in _units(text, self.copied[number - 1].type) if space.issuperset(range(unit[0], unit[1] + 1))
+            ]
+            pairs += [(-float(lead[first : last + 1].mean()), number, (first, last)) for first, last in units]
+        for lost, number, unit in sorted(pairs):
+            if -lost < _LEAST_LEAD:
+                break
+            for found in _read(text, [unit], self.copied[number - 1], self._fits[number - 1]):
+                return (number, *found)
+        return None
+
+    @cached_property
     def _around(self) -> list[tuple[int, ...]]:
         """For each copied part, the closed fields that say whether the optional objects around it are there."""
         pairs = zip(self._root.fields(""), around(self._root), strict=True)
         return [outer for one, outer in pairs if isinstance(one, CopiedField)]
 
-    def _values(self, found: Mapping[int, Sequence[tuple[int, int, Any]]], closed: Sequence[int]) -> Iterator[Any]:
-        """A row's values of all fields in the schema's order."""
+    def _values(
+        self,
+        found: Mapping[int, Sequence[tuple[int, int, Any]]],
+        objects: Mapping[int, list[dict[str, Any]]],
+        closed: Sequence[int],
+    ) -> Iterator[Any]:
+        """A row's values of all fields in the schema's order; the first part of a list of objects comes with all of these."""
         chosen, number = iter(self.closed.values(closed)), 0
         for one in self._root.fields(""):
             if isinstance(one, ClosedField):
                 yield next(chosen)
                 continue
             number += 1
+            if one.grouping is not None:
+                yield objects.get(number, [])
+                continue
             values = [value for _, _, value in found[number]]
             if self.schemas[number - 1].get("uniqueItems"):
                 values = list(dict.fromkeys(values))
@@ -247,64 +326,6 @@ def answer_fields(schema: Mapping[str, Any] | None, copied: Sequence[CopiedField
     return found if parts and not alike and len(found.names) <= MOST_VALUES else None
 
 
-def found_in(text: str, values: Sequence[Sequence[Any]]) -> tuple[list[tuple[int, int, int]], list[list[str]]]:
-    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not."""
-    found: list[tuple[int, int, int]] = []
-    missing: list[list[str]] = [[] for _ in values]
-    for part, value, place in placed(text, values):
-        if place is None:
-            missing[part].append(value)
-        else:
-            found.append((part, *place))
-    return sorted(found, key=lambda span: span[1]), missing
-
-
-def placed(text: str, values: Sequence[Sequence[Any]]) -> list[tuple[int, str, tuple[int, int] | None]]:
-    """The values of several parts: part, the value's text, and its first and last word in the text, or None if it has none.
-
-    A value must begin and end with a word, and no two values share one. White space in texts and how a number is written do not
-    matter. Values that stand in the text as they are written are placed before those that do in another letter case, the
-    longest first, each at its first free place.
-    """
-    words = words_of(text)
-    starts = {start: number for number, (start, _) in enumerate(words)}
-    ends = {end: number for number, (_, end) in enumerate(words)}
-    taken = np.zeros(len(words), dtype=bool)
-    wanted = [(value if isinstance(value, str) else json_text(value), part) for part, own in enumerate(values) for value in own]
-    wanted.sort(key=lambda pair: -len(pair[0]))
-    numbers = {json_text(value) for own in values for value in own if type(value) in (int, float)}
-
-    def exact(value: str) -> Iterator[tuple[int, int]]:
-        for start, end in _places_in(text, value, number=value in numbers):
-            if start in starts and end in ends:
-                yield starts[start], ends[end]
-
-    def first_free(places: Iterator[tuple[int, int]]) -> tuple[int, int] | None:
-        for first, last in places:
-            if not taken[first : last + 1].any():
-                taken[first : last + 1] = True
-                return first, last
-        return None
-
-    found = [(part, value, first_free(exact(value))) for value, part in wanted]
-    return [(part, value, first_free(places_alike(text, value)) if place is None else place) for part, value, place in found]
-
-
-def _places_in(text: str, value: str, *, number: bool) -> Iterator[tuple[int, int]]:
-    """Start and end of each place of a value in a text; of a number first those where it is written alike."""
-    parts = value.split()
-    plain = " ".join(parts)
-    place = text.find(plain) if plain else -1
-    if place < 0 and len(parts) > 1:
-        yield from (match.span() for match in re.finditer(r"\s+".join(map(re.escape, parts)), text))
-    while place >= 0:
-        yield place, place + len(plain)
-        place = text.find(plain, place + 1)
-    if number:
-        wanted = Decimal(value)
-        yield from (place for place in places_of_numbers(text) if parse_number(text[slice(*place)]) == wanted)
-
-
 def copied_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
     """The parts of a schema that could be copied, with their schemas: open texts and numbers, and lists of such."""
     properties = schema.get("properties")
@@ -340,39 +361,105 @@ def copied_parts(schema: Mapping[str, Any], path: str, *, required: bool) -> Ite
 def _object_parts(
     items: Mapping[str, Any], path: str, most: int, *, required: bool
 ) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
-    """The parts of a list of objects, each of which has one open value: a part for each combination of the closed values."""
-    properties = items["properties"]
-    if not isinstance(properties, Mapping) or set(properties) != set(items.get("required", ())):
+    """The parts of a list of objects: each open property, one of them for each combination of the closed values.
+
+    If there are several open ones, they may be absent, but not the one that is known with the closed values.
+    """
+    properties, always = items["properties"], items.get("required", ())
+    if not isinstance(properties, Mapping) or not all(isinstance(part, Mapping) for part in properties.values()) or most < 1:
         return
-    closed = {name: single_values_of(part) for name, part in properties.items() if isinstance(part, Mapping)}
+    closed = {name: single_values_of(part) for name, part in properties.items()}
     values = {name: own for name, own in closed.items() if own is not None}
-    open_ = [name for name in properties if name not in values]
-    if len(open_) != 1 or most < 1 or prod(map(len, values.values())) > _MOST_KINDS:
+    open_ = {name: part for name, part in properties.items() if name not in values}
+    if (
+        not open_
+        or not set(always) >= set(properties if len(open_) == 1 else values)
+        or prod(map(len, values.values())) > _MOST_KINDS
+    ):
         return
-    if (type_ := _copied_type(properties[open_[0]])) is None:
+    kinds = [tuple(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
+    blank: Blank = "empty" if required else "absent"
+    if len(open_) == 1:
+        ((name, part),) = open_.items()
+        if (type_ := _copied_type(part)) is not None:
+            yield from ((CopiedField(f"{path}[].{name}", type_, blank, most, given), part) for given in kinds)
         return
-    for chosen in product(*values.values()):
-        given = tuple(zip(values, chosen, strict=True))
-        yield CopiedField(f"{path}[].{open_[0]}", type_, "empty" if required else "absent", most, given), properties[open_[0]]
+    types = {name: _type_beside_null(part) for name, part in open_.items()}
+    heads = [name for name in _mains_of(items) if name in open_] if values else list(open_)
+    # Brackets mark a list, also in the name of a property.
+    if not heads or None in types.values() or any("[]" in name for name in open_):
+        return
+    grouping = Grouping("order", tuple(open_), blank="empty" if required else "absent")
+    for name, part in open_.items():
+        one = CopiedField(
+            f"{path}[].{name}", str(types[name]), "never" if name in always else "absent", most, grouping=grouping
+        )
+        for given in kinds if name == heads[0] else [()]:
+            yield replace(one, given=given), part
+
+
+def _mains_of(items: Mapping[str, Any]) -> list[str]:
+    """The open properties that every object has, by the schema of a list's items."""
+    always = items.get("required", ())
+    parts = {name: part for name, part in items["properties"].items() if name in always and single_values_of(part) is None}
+    return [name for name, part in parts.items() if not any("null" in _types(option) for option in _options(part))]
+
+
+def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    options = schema["anyOf"] if isinstance(schema.get("anyOf"), list) else [schema]
+    return [option for option in options if isinstance(option, Mapping)]
+
+
+def _types(schema: Mapping[str, Any]) -> list[Any]:
+    types = schema.get("type")
+    return types if isinstance(types, list) else [types]
+
+
+def _type_beside_null(schema: Mapping[str, Any]) -> str | None:
+    """The type of texts or numbers, also beside the option null; None for any other schema."""
+    found = [_copied_type(option) for option in _options(schema) if option.get("type") != "null"]
+    return found[0] if len(found) == 1 else None
 
 
 def _copied_type(schema: Mapping[str, Any]) -> str | None:
     """The type of texts or numbers, which may also be null; None for any other schema."""
-    types = schema.get("type")
-    names = [name for name in (types if isinstance(types, list) else [types]) if name != "null"]
+    names = [name for name in _types(schema) if name != "null"]
     closed = single_values_of(schema) is not None
     return names[0] if len(names) == 1 and names[0] in ("string", "integer", "number") and not closed else None
 
 
-def values_of(value: Any, one: CopiedField) -> list[Any]:
-    """The values of a copied part in a JSON value."""
+def owned_values(value: Any, one: CopiedField) -> list[tuple[Any, Owner | None]]:
+    """The values of a copied part in a JSON value, each with its object."""
     place, name = one.within
     found = value_at(value, place if name else one.path)
     listed = found if isinstance(found, list) else [found]
-    if name:
-        objects = [item for item in listed if isinstance(item, Mapping) and name in item]
-        return [item[name] for item in objects if all(json_text(item.get(key)) == json_text(own) for key, own in one.given)]
-    return [item for item in listed if item is not ABSENT and item is not None and item != ""]
+    if not name:
+        return [(item, None) for item in listed if item is not ABSENT and item is not None and item != ""]
+    objects = [(i, item) for i, item in enumerate(listed) if isinstance(item, Mapping) and name in item]
+    own = [(i, item) for i, item in objects if all(_text_at(item, key) == json_text(given) for key, given in one.given)]
+    if one.grouping is None:
+        return [(item[name], None) for _, item in own]
+    return [(item[name], Owner(place, i)) for i, item in own if item[name] is not None and item[name] != ""]
+
+
+def placed_values(text: str, value: Any, parts: Sequence[CopiedField]) -> list[Placed]:
+    """The values of all copied parts of a JSON value with their places in the text."""
+    owned = [owned_values(value, one) for one in parts]
+    values, owners = ([[pair[side] for pair in own] for own in owned] for side in (0, 1))
+    return placed(text, values, owners)
+
+
+def blanks_of(value: Any, one: CopiedField) -> list[Any]:
+    """What the objects of a list that lack this part's value have instead."""
+    place, name = one.within
+    listed = value_at(value, place)
+    objects = [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
+    own = [item for item in objects if all(_text_at(item, key) == json_text(given) for key, given in one.given)]
+    return [found for item in own if (found := item.get(name, ABSENT)) is ABSENT or found is None or found == ""]
+
+
+def _text_at(item: Mapping[str, Any], key: str) -> str:
+    return json_text(item.get(key))
 
 
 def value_at(value: Any, path: str) -> Any:

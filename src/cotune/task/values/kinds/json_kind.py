@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import InputError, shortened
 from cotune.task.values.closed import CopiedField, closed_fields
-from cotune.task.values.copied import LEAST_COPIED, copied_fields, with_copied_values
+from cotune.task.values.copied import LEAST_COPIED, LEAST_OPENED, copied_fields, with_copied_values
 from cotune.task.values.json_value import NO_JSON, is_json, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
@@ -74,7 +74,10 @@ class JsonKind(OutputKind):
         if not texts or (usual is bounded and free[1] is bounded):
             return usual
         # A number that stands in the text can be copied, whatever its size.
-        return next((schema for schema in free if self.copied(schema, outputs, texts)), usual)
+        found = [(schema, copied) for schema in free if (copied := self.copied(schema, outputs, texts))]
+        # Lists of objects have one copied value and closed ones where that is possible.
+        one_each = (schema for schema, copied in found if all(one.grouping is None for one in copied))
+        return next(one_each, None) or next(self._copied_objects((plain, bounded), outputs, texts), usual)
 
     def read_schema(
         self, schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: Sequence[str]
@@ -85,7 +88,16 @@ class JsonKind(OutputKind):
         copied = with_copied_values(read, outputs, texts, least=LEAST_COPIED)
         if self.copied(copied, outputs, texts):
             return copied
+        if (objects := next(self._copied_objects((read,), outputs, texts, LEAST_COPIED), None)) is not None:
+            return objects
         return None if closed_fields(read) is None else read
+
+    def _copied_objects(
+        self, schemas: Sequence[Mapping[str, Any]], outputs: Sequence[str], texts: Sequence[str], least: float = LEAST_OPENED
+    ) -> Iterator[Mapping[str, Any]]:
+        """Those schemas under which all can be read, if enumerations in lists of objects are copied where they can be."""
+        opened = (with_copied_values(schema, outputs, texts, least=least, objects=True) for schema in schemas)
+        return (schema for schema in opened if self.copied(schema, outputs, texts))
 
     def copied(
         self,
