@@ -159,8 +159,9 @@ class LabelSearch:
 
         A trial has had half of its epochs and is tuned further. If it was as good as the frozen probe or a little worse, the
         final result was far better (docs/probe-measurements.md), so a trial that is tuned further loses only if it is worse by
-        more than a standard error. Two trials are compared without this credit: the weights that changed most would get most
-        of it.
+        more than a standard error. On dev, which is small and which the frozen probe was chosen on too, trials look worse than
+        they are, and lose only if they are worse by more than two. Two trials are compared without this credit: the weights
+        that changed most would get most of it.
 
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
         standard error.
@@ -168,8 +169,9 @@ class LabelSearch:
         gap = trial.gap(probe)
         if (1 - probe.correct[probe.counts]).sum() < HEURISTICS.few_errors:
             return bool(gap.mean() < -standard_error(gap))
-        credit = HEURISTICS.credit * standard_error(gap) if self.last_epochs else 0.0
-        return bool(gap.mean() < credit)
+        further = HEURISTICS.credit if self.last_epochs else 0.0
+        credit = HEURISTICS.dev_credit if len(self.splits) == 1 else further
+        return bool(gap.mean() < credit * standard_error(gap))
 
     @property
     def challenger(self) -> PromptFit | None:
