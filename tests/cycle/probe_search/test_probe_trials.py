@@ -33,6 +33,7 @@ from cotune.cycle.progress import Quiet
 from cotune.cycle.workers.pending import Pending
 from cotune.errors import CotuneError
 from cotune.evaluate.responses import label_indices
+from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.evaluate.stats.intervals import proportion_interval, wilson
 from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
@@ -237,6 +238,36 @@ def test_of_two_trials_the_better_one_wins_however_far_the_other_has_come(contex
     search.evidence += [worse, better]
     search.choose()
     assert search.winner is better
+
+
+@pytest.mark.parametrize(
+    ("splits", "last_epochs", "errors", "wins"),
+    [
+        (3, 1.0, 0.9, True),
+        (3, 1.0, 1.1, False),
+        (3, 0.0, 0.1, False),
+        (1, 0.0, 1.9, True),
+        (1, 1.0, 1.9, True),
+        (1, 0.0, 2.1, False),
+    ],
+)
+def test_how_much_worse_a_trial_may_be_than_the_frozen_probe(
+    context: RunContext, splits: int, last_epochs: float, errors: float, wins: bool
+) -> None:
+    """One standard error if each row is held out and it is tuned further; two where dev judges, on which trials look worse."""
+    search = Opened(context).search
+    search.splits, search.last_epochs = search.splits[:splits], last_epochs
+    held, rng = sum(len(split.held) for split in search.splits), np.random.default_rng(0)
+    frozen = search.winner
+    assert frozen is not None
+    part = {name: getattr(frozen, name)[:held] for name in ("losses", "correct", "counts")}
+    frozen = replace(frozen, **(part | {"correct": np.zeros(held), "counts": np.ones(held, dtype=bool)}))
+    noise = rng.normal(size=held)
+    noise -= noise.mean()
+    worse = replace(frozen, epochs=1.0, losses=frozen.losses + noise + errors * standard_error(noise))
+    search.evidence[:] = [frozen, worse]
+    search.choose()
+    assert search.winner is (worse if wins else frozen)
 
 
 @pytest.mark.parametrize("errors", [0, 1, 2, 3])

@@ -17,7 +17,7 @@ from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows
 from cotune.cycle.probe_search.limit import RaceLimit
-from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test, plan_final
+from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
 from cotune.cycle.probe_search.sampling import further_rows
@@ -176,9 +176,6 @@ class LabelLoop:
             if not search.last_epochs or both <= self.context.spending.left_within_step() - prices.owed(search, seed):
                 self.judge.tune_ahead(search, seed, splits)
         self.judge.tune(search, lead)
-        if not (search.last_epochs or search.whole) and search.of(lead.prompt.id, tuned=True) is not None:
-            search.last_epochs = plan_final(self.context, self.config, self.trials, prices, search)
-            search.choose()
         if seed is not lead and (not search.last_epochs or prices.has_room(search, seed)):
             self.judge.tune(search, seed, splits)
 

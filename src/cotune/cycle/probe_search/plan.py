@@ -237,29 +237,6 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     return replace(search, epochs=epochs, last_epochs=last, zero_shot=words, tunes_seed=value["tunes_seed"])
 
 
-def plan_final(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> float:
-    """Epochs of a final tuning of the leading prompt that a plan without one has room for after the trial; 0 if there is none.
-
-    A ``last_epochs`` step. Plans guess the speed of tuning, and the trial has measured it. A trial that is tuned further wins
-    even if it is a little worse than the frozen probe so far.
-    """
-    lead, rows = search.best_frozen, len(search.rows) + len(search.written)
-    least = HEURISTICS.least_epochs(rows, trials.settings.batch_size)
-    most = max(least, HEURISTICS.epochs(rows, config.tune.max_epochs) - search.epochs)
-
-    def effect() -> dict[str, Any]:
-        left = context.spending.left_within_step()
-
-        def fits(epochs: float) -> bool:
-            return HEURISTICS.care * prices.end(search, lead, [lead], epochs, lead) <= left
-
-        epochs = next((epochs for epochs in _falling(most, least) if fits(epochs)), 0.0)
-        text = f"after the trial there is room for {counted(f'{epochs:g}', 'epoch')} more on all labelled rows"
-        return {"epochs": epochs, **({"text": text} if epochs else {})}
-
-    return float(context.journal.step("last_epochs", [lead.prompt.id, search.epochs], effect)["epochs"])
-
-
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:
     """Cost of the leading prompt's trials, of the seed prompt's tuning, and of the final tuning of ``last`` epochs."""
     winner, seed, splits = search.best_frozen, search.seed, search.splits
