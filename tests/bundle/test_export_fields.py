@@ -29,9 +29,9 @@ from cotune.model.adapters.files import BASE
 from cotune.probe.readout import Probe
 from cotune.probe.term_fits import TermFits
 from cotune.task.values.chain import Chain
-from cotune.task.values.closed import CopiedField, Spelling
 from cotune.task.values.grouping import Grouping
 from cotune.task.values.output import Output
+from cotune.task.values.output_fields import CopiedField, Spelling
 from cotune.task.values.tags import Tags
 from tiny import Kind, merging_tokenizer
 
@@ -229,11 +229,11 @@ def test_the_folder_holds_readable_code_that_needs_no_further_package(made: dict
         *("README.md", "prompt.json", "decision.json", "example.json"),
     }
     always = {"__init__.py", "cells.py", "number.py"}
-    json_files = always | {"closed.py", "json_value.py"}
+    fields = always | {"output_fields.py", "json_value.py", "grouping.py", "words.py"}
+    json_files = fields | {"closed.py", "schema_tree.py"}
     tagging = {"tags.py", "tag_posterior.py", "chain.py", "reads.py", "words.py", "schema.py", "schema_order.py", "errors.py"}
     tagging |= {"spelling.py", "placing.py"}
-    json_files |= {"grouping.py", "words.py"}
-    files = {"number": json_files | {"scale.py"}, "closed": json_files}
+    files = {"number": fields | {"scale.py"}, "closed": json_files}
     files |= dict.fromkeys(("tags", "objects"), json_files | tagging)
     assert {path.name for path in code.iterdir() if path.is_file()} == files[name]
     for path in code.glob("*.py"):

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certain_tags import certain, read_back
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task.values.closed import CopiedField
 from cotune.task.values.copied import copied_fields, obstacles
 from cotune.task.values.grouping import LINE_BREAK, RULES, Grouping, Rule, Spot, grouped, marked_words, words_between
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.learnt_grouping import GroupedRow, learnt_grouping
 from cotune.task.values.output import Output
+from cotune.task.values.output_fields import CopiedField
 from cotune.task.values.placing import Owner, found_in
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.tags import Tags, answer_fields
@@ -48,19 +49,6 @@ def grouping_of(fields: Tags) -> Grouping:
     (found,) = {one.grouping for one in fields.copied if one.grouping is not None}
     assert found is not None
     return found
-
-
-def table_of(fields: Tags, output: Any, text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Log-probabilities of a model that knows every tag."""
-    places = fields.places(json.dumps(output), text)
-    assert places is not None
-    table = np.full((len(places), len(fields.names)), -9.0)
-    np.put_along_axis(table, places, 0.0, axis=1)
-    return table
-
-
-def read_back(fields: Tags, output: Any, text: str) -> Any:
-    return json.loads(fields.answers(table_of(fields, output, text), [text])[0])
 
 
 def groupings() -> st.SearchStrategy[Grouping]:
@@ -176,7 +164,7 @@ def test_a_value_belongs_to_the_name_behind_it_though_one_without_any_stands_bef
     value = {"items": [{"name": "salt"}, {"name": "eggs", "amount": "3"}, {"name": "oil"}, {"name": "flour", "amount": "3"}]}
     text = "salt, 3 eggs, oil, 3 flour"
     assert read_back(fields, value, text) == value
-    judged = fields.judged(table_of(fields, value, text) * 99, [text])
+    judged = fields.judged(certain(fields, value, text) * 99, [text])
     assert json.loads(judged.outputs[0]) == value and judged.confidence is not None and judged.confidence[0] > 0.99
     assert fields.shown == ("items[].name", "items[].amount")
 
@@ -186,7 +174,7 @@ def test_an_object_without_a_value_that_all_have_gets_the_likeliest_word_near_or
     assert fields is not None
     text = "2 kg beet, 3 g fine leeks, 4 g"
     value = {"items": [{"name": "beet", "amount": "2 kg"}, {"name": "leeks", "amount": "3 g"}]}
-    table = table_of(fields, value, text)
+    table = certain(fields, value, text)
     place = [text[start:end] for start, end in words_of(text)].index("leeks")
     table[place, :3] = [-0.1, -1, -9]
     *_, comma = (i for i, (start, end) in enumerate(words_of(text)) if text[start:end] == ",")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certain_tags import read_back
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,10 +17,10 @@ from cotune.errors import InputError
 from cotune.task.assemble import Source, assemble
 from cotune.task.known import Known
 from cotune.task.reading.table import Table
-from cotune.task.values.closed import CopiedField, Spelling
 from cotune.task.values.copied import copied_fields, obstacles, values_in_texts
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
+from cotune.task.values.output_fields import CopiedField, Spelling
 from cotune.task.values.placing import found_in
 from cotune.task.values.spelling import SPELLINGS, gives, learnt_spelling, places_alike, spelled
 from cotune.task.values.tags import Tags, answer_fields
@@ -38,15 +39,6 @@ def tags(*spellings: Spelling) -> Tags:
     fields = answer_fields(SCHEMA, [replace(one, spelling=how) for one, how in zip(parts, spellings, strict=True)])
     assert isinstance(fields, Tags)
     return fields
-
-
-def read_back(fields: Tags, output: Any, text: str) -> Any:
-    """The answer of a model that knows every tag."""
-    places = fields.places(json.dumps(output), text)
-    assert places is not None
-    table = np.full((len(places), len(fields.names)), -9.0)
-    np.put_along_axis(table, places, 0.0, axis=1)
-    return json.loads(fields.answers(table, [text])[0])
 
 
 def spans(data: st.DataObject, text: str) -> list[tuple[int, str]]:

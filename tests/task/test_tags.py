@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certain_tags import certain
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cotune.errors import InputError
-from cotune.task.values.closed import AnswerFields
 from cotune.task.values.copied import copied_fields, obstacles
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
+from cotune.task.values.output_fields import AnswerFields
 from cotune.task.values.placing import found_in
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.tags import Tags, answer_fields
@@ -42,15 +43,6 @@ SCHEMA: dict[str, Any] = {
 
 def tags_of(schema: dict[str, Any], outputs: list[dict[str, Any]], texts: list[str]) -> AnswerFields | None:
     return answer_fields(schema, copied_fields(schema, [json.dumps(one) for one in outputs], texts))
-
-
-def certain(fields: AnswerFields, output: Any, text: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Log-probabilities of a model that knows every tag."""
-    places = fields.places(json.dumps(output), text)
-    assert places is not None
-    table = np.full((len(places), len(fields.names)), -9.0)
-    np.put_along_axis(table, places, 0.0, axis=1)
-    return table
 
 
 @pytest.mark.parametrize("row", range(4))

@@ -19,9 +19,9 @@ from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
 from cotune.task.output_columns import listed_columns
 from cotune.task.reading.cells import has_half_character
-from cotune.task.values.closed import AnswerFields
 from cotune.task.values.label_type import LABEL_TYPES, LabelType
 from cotune.task.values.output import Output, label_output
+from cotune.task.values.output_fields import AnswerFields
 from cotune.version import __version__
 
 FORMAT, WRITTEN_FORMAT = 3, 2

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cotune.model.remote.model import RemoteModel
     from cotune.model.structured.limits import Writing
     from cotune.prompt.render import RenderedRow
-    from cotune.task.values.closed import AnswerFields
+    from cotune.task.values.output_fields import AnswerFields
 
 Row = str | Mapping[str, Any]
 _log = logging.getLogger(__name__)

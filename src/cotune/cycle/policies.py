@@ -16,8 +16,9 @@ from cotune.cycle.search.result import SearchResult
 from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
-from cotune.task.values.closed import Spelling, open_parts
+from cotune.task.values.closed import open_parts
 from cotune.task.values.copied import obstacles, values_in_texts
+from cotune.task.values.output_fields import Spelling
 from cotune.task.values.spelling import SPELLINGS
 
 S = TypeVar("S", bound=SearchResult)

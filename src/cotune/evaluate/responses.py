@@ -16,7 +16,7 @@ from cotune.probe.fields import by_row, row_losses
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
-from cotune.task.values.closed import AnswerFields
+from cotune.task.values.output_fields import AnswerFields
 from cotune.task.words import words_of
 
 Floats = NDArray[np.float64]

@@ -181,7 +181,8 @@ def load(
     elif "copied" not in output:
         fields = module("closed").closed_fields(schema)
     else:
-        fields = module("tags").answer_fields(schema, tuple(map(module("closed").CopiedField.from_json, output["copied"])))
+        copied = map(module("output_fields").CopiedField.from_json, output["copied"])
+        fields = module("tags").answer_fields(schema, tuple(copied))
     if "chain.bias" in probe:
         fields = module("tags").chained(fields, module("chain").Chain.read(probe))
     words = (module("words").words_of, module("reads").words_in_copy) if fields.words else None

@@ -10,10 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from cotune.errors import shortened
-from cotune.task.values.closed import ABSENT, Blank, CopiedField, Spelling, open_parts
+from cotune.task.values.closed import open_parts
 from cotune.task.values.grouping import Empty, Grouping, Spot, marked_words
 from cotune.task.values.json_value import json_in
 from cotune.task.values.learnt_grouping import LEAST_GROUPED, MOST_ROWS, GroupedRow, learnt_grouping
+from cotune.task.values.output_fields import ABSENT, Blank, CopiedField, Spelling
 from cotune.task.values.schema import LEAST_TEXT, half_again
 from cotune.task.values.spelling import gives, learnt_spelling, usual_spelling
 from cotune.task.values.tags import Tags, answer_fields, blanks_of, copied_parts, placed_values, value_at

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.values.closed import AnswerFields, CopiedField
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
 from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
+from cotune.task.values.output_fields import AnswerFields, CopiedField
 from cotune.task.values.scale import Scale
 from cotune.task.values.schema import Validator, schema_problem
 from cotune.task.values.spelling import SPELLINGS

@@ -17,8 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.task.values.closed import FieldAnswers
 from cotune.task.values.number import number_in, number_text
+from cotune.task.values.output_fields import FieldAnswers
 
 MOST_THRESHOLDS = 16
 """Each threshold is one more regression; 8 and 32 were no better (docs/probe-measurements.md)."""

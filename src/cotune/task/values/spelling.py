@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
 
-from cotune.task.values.closed import Spelling
 from cotune.task.values.number import number_text, parse_number, places_of_numbers
+from cotune.task.values.output_fields import Spelling
 from cotune.task.words import words_of
 
 # Apostrophes and combining accents continue a word: "don't" is one.

@@ -18,27 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.task.values.chain import Chain, likeliest, spans_of
-from cotune.task.values.closed import (
-    ABSENT,
-    MOST_VALUES,
-    AnswerFields,
-    Blank,
-    ClosedField,
-    ClosedFields,
-    CopiedField,
-    FieldAnswers,
-    Node,
-    around,
-    closed_fields,
-    node_of,
-    single_values_of,
-)
+from cotune.task.values.closed import MOST_VALUES, ClosedFields, closed_fields
 from cotune.task.values.grouping import Grouping, Spot, grouped, marked_words
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 from cotune.task.values.number import parse_number, places_of_numbers
+from cotune.task.values.output_fields import ABSENT, AnswerFields, Blank, ClosedField, CopiedField, FieldAnswers
 from cotune.task.values.placing import Owner, Placed, placed
 from cotune.task.values.schema import Validator, schema_problem
 from cotune.task.values.schema_order import is_simple, suits
+from cotune.task.values.schema_tree import Node, around, node_of, options_of, single_values_of
 from cotune.task.values.spelling import spelled
 from cotune.task.values.tag_posterior import posteriors
 from cotune.task.words import words_of
@@ -402,12 +390,7 @@ def _mains_of(items: Mapping[str, Any]) -> list[str]:
     """The open properties that every object has, by the schema of a list's items."""
     always = items.get("required", ())
     parts = {name: part for name, part in items["properties"].items() if name in always and single_values_of(part) is None}
-    return [name for name, part in parts.items() if not any("null" in _types(option) for option in _options(part))]
-
-
-def _options(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    options = schema["anyOf"] if isinstance(schema.get("anyOf"), list) else [schema]
-    return [option for option in options if isinstance(option, Mapping)]
+    return [name for name, part in parts.items() if not any("null" in _types(option) for option in options_of(part))]
 
 
 def _types(schema: Mapping[str, Any]) -> list[Any]:
@@ -417,7 +400,7 @@ def _types(schema: Mapping[str, Any]) -> list[Any]:
 
 def _type_beside_null(schema: Mapping[str, Any]) -> str | None:
     """The type of texts or numbers, also beside the option null; None for any other schema."""
-    found = [_copied_type(option) for option in _options(schema) if option.get("type") != "null"]
+    found = [_copied_type(option) for option in options_of(schema) if option.get("type") != "null"]
     return found[0] if len(found) == 1 else None
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from cotune.errors import InputError, shortened
-from cotune.task.values.closed import CopiedField
 from cotune.task.values.number_style import NumberStyle
+from cotune.task.values.output_fields import CopiedField
 
 CellReader = Callable[[str, str], str]
 """``reader(cell text, where)``: the canonical output. Raises InputError if the cell is not of the kind."""

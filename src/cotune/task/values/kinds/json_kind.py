@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError, shortened
-from cotune.task.values.closed import CopiedField, closed_fields
+from cotune.task.values.closed import closed_fields
 from cotune.task.values.copied import LEAST_COPIED, LEAST_OPENED, copied_fields, with_copied_values
 from cotune.task.values.json_value import NO_JSON, is_json, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
+from cotune.task.values.output_fields import CopiedField
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
 
