@@ -16,7 +16,7 @@ from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.reads import Read
 from cotune.tune.window import WindowStates
-from tiny import tiny_local
+from tiny import tiny_local, widen_lora
 
 DEPTH, WIDTH = 4, 32
 _DRAW = np.random.default_rng(0)
@@ -36,12 +36,7 @@ def local_of(kind: Any = "llama", most_bytes: int = 10**6) -> LocalModel:
 
 def tuned(local: LocalModel, folder: Path, *layers: int) -> str:
     """An adapter of some layers that changes their states."""
-    import torch
-
-    parameters = local.adapters.start(LoraSettings(rank=2, alpha=4, layers=layers), seed=3)
-    with torch.no_grad():
-        for _, parameter in parameters:
-            parameter.add_(0.2)
+    widen_lora(local.adapters.start(LoraSettings(rank=2, alpha=4, layers=layers), seed=3))
     return local.adapters.save(local.adapters.weights(), folder)
 
 

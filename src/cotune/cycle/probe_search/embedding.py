@@ -245,12 +245,11 @@ class Embedding:
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None, edge: int = 0) -> float:
         """Cost of embedding ``rows`` rows under a prompt, in the budget's unit.
 
-        ``edge`` says that the same rows have run through so many layers with the same weights before; it lowers the cost if
-        their states are kept there.
+        ``edge`` is the number of layers through which the same rows have run with the same weights before; it lowers the cost
+        if their states are kept there.
         """
-        context = self.context
+        context, model = self.context, self.context.model
         own, prefix = context.spending.rows.without_words(prompt)
-        model = context.model
         if context.workers.slots or not model.shared or rows * own > model.runner.edges.room(model.width):
             edge = 0
         known = rows * own * edge / model.depth

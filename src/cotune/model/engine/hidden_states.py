@@ -113,7 +113,7 @@ def _passes(
         suffixes = [sequences[i][length:] for i in part]
         yield part, suffixes
         if progress:
-            known = model.runner.edges.began / depth if depth is not None and model.shared else 0.0
+            known = model.runner.edges.began / depth if depth else 0.0
             progress(round((1 - known) * sum(map(len, suffixes))))
 
 
