@@ -293,6 +293,20 @@ def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_t
     assert search.winner is clearly or errors >= HEURISTICS.few_errors
 
 
+def test_few_rows_that_are_tuned_further_get_a_higher_temperature(context: RunContext) -> None:
+    opened = Opened(context)
+    search, found = opened.search, []
+    search.epochs = 1.0
+    for last in (0.0, 1.0):
+        search.last_epochs = last
+        opened.loop.judge.tune(search, search.best_frozen)
+        found.append(search.evidence[-1])
+    ships, goes_on = found
+    assert goes_on.mix.temperature == pytest.approx(HEURISTICS.few_temperature * ships.mix.temperature)
+    # The held-out rows judge by the temperature that fits them.
+    np.testing.assert_allclose(goes_on.losses, ships.losses)
+
+
 def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Opened(context)
     search, loop, model = opened.search, opened.loop, context.model

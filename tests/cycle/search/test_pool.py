@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 from cycle_runs import journal_of, labelled_rows
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
@@ -19,11 +17,10 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
-from cotune.cycle.search.pool import NEAR, KnownRows, next_pool, opening_pool, shown_text, thinned
+from cotune.cycle.search.pool import NEAR, next_pool, opening_pool, shown_text, thinned
 from cotune.embed import distances
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
-from cotune.task.example import Example
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 
@@ -80,23 +77,6 @@ def test_the_first_pool_begins_with_the_seed_prompt_and_the_bare_input(context: 
     assert [p.prompt for p in pool[:3]] == [seed, twin, bare] and len(pool) == 10
     value = last_pool(context)
     assert len(pool) + value["near_duplicates"] + value["left_out"] == 10 + 4
-
-
-def test_demonstrations_are_drawn_from_known_rows_without_embedding_any(context: RunContext) -> None:
-    seed, rows = seed_prompt(context.task), context.train_sample[-24:]
-    asked: list[Sequence[Example]] = []
-
-    def vectors(some: Sequence[Example]) -> NDArray[np.float16]:
-        asked.append(some)
-        return np.random.default_rng(len(some)).normal(size=(len(some), 8)).astype(np.float16)
-
-    parents = [seed.edit(cue=cue) for cue in ("Label:", "Category:", "Topic:")]
-    pool = next_pool(context, 2, parents, 30, set(), demonstrations=True, known=KnownRows(rows, vectors))
-    shown = {(text, d.output) for p in pool for d in p.prompt.demonstrations for _, text in d.fields}
-    assert shown and asked and all(list(some) == list(rows) for some in asked)
-    assert {row.text for row in context.task.train} >= {text for text, _ in shown}
-    # Only the prompts' texts were embedded.
-    assert context.spending.account.counts["tokens_embedded"] == last_pool(context)["tokens"]
 
 
 def test_of_children_that_say_the_same_one_enters(context: RunContext) -> None:

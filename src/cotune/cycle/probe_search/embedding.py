@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.pool import KnownRows
 from cotune.cycle.workers.fits import StoredStates
 from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool, pace_seconds
 from cotune.cycle.workers.states import PendingStates, submit_all
 from cotune.errors import DivergedError
-from cotune.model.adapters.slots import BASE
 from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
 from cotune.prompt.prompt import Prompt
@@ -111,15 +109,6 @@ class Embedding:
     def cancel_ahead(self) -> None:
         """Cancel the requests of :meth:`ahead` that were not used."""
         self._pending.cancel()
-
-    def known_rows(self, prompt: Prompt, rows: Sequence[Example]) -> KnownRows | None:
-        """The train rows among the leading ``rows`` whose states under a prompt are known; None if states are of words."""
-        if self.context.choosing.reads_words:
-            return None
-        train = {row.id for row in self.context.task.train}
-        found = [row for row in rows[: self.known(prompt, BASE, rows)] if row.id in train]
-        middle = [self.layers[len(self.layers) // 2]]
-        return KnownRows(found, lambda some: self.states(prompt, BASE, some, "race", layers=middle)[0]) if found else None
 
     def knows(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> bool:
         """Whether the states of rows and layers are known already."""

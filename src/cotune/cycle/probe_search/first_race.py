@@ -61,7 +61,7 @@ class FirstRace:
         except DivergedError as error:
             raise self._unreadable() from error
         # If not even all of the first rows could be read, there is no time for others, and generating prompts needs passes too.
-        proposals = [Proposal(seed, "user")] if limit.stopped else self._pool(rows)
+        proposals = [Proposal(seed, "user")] if limit.stopped else self._pool(len(rows))
         # Passes are slow at first and are priced during the race; it must end even if the machine becomes slower.
         left = context.spending.left()
         keep = left - race_bound(self._sizes.room, context.spending.budget, left, self._prices.fits(len(rows)))
@@ -104,15 +104,14 @@ class FirstRace:
         context.keep_rows({row.id for row in search.rows})
         return None
 
-    def _pool(self, rows: Sequence[Example]) -> list[Proposal]:
+    def _pool(self, rows: int) -> list[Proposal]:
         return opening_pool(
             self._context,
             self._own,
-            self._sizes.fitting(len(rows), self._sizes.room),
+            self._sizes.fitting(rows, self._sizes.room),
             demonstrations=self._config.search.demonstrations,
             previous=self._previous.proposal if self._previous else None,
             nearest=self._config.search.nearest_demonstrations,
-            known=self._embedding.known_rows(self._own[0], rows),
         )
 
     def _search(

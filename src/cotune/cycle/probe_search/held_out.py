@@ -125,7 +125,7 @@ class HeldOutJudge:
             some = None if terms is None else terms[states]
             mix = trials.mix(whole[states], some, truth[states], tuned=epochs > 0)
         log_probs = mix.of(whole, terms)
-        if epochs and len(search.rows) < HEURISTICS.few_rows:
+        if epochs and search.last_epochs and len(search.rows) < HEURISTICS.few_rows:
             # Only for answers to other rows: on these the fitted temperature is the best one.
             mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
         correct = by_row(row_correct(log_probs, truth, choosing.sizes), owners)

@@ -85,9 +85,9 @@ class SearchHeuristics:
             64 rows lost 2 points).
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. The weights were tuned on
             these rows, so their states separate these labels better than those of unseen rows.
-        few_temperature: factor on the temperature of tuned weights with few rows. Their held-out rows also chose the prompt,
-            the layer and the names of labels, so the winner looks better on them than it is, and the final tuning takes more
-            steps than the trial (docs/probe-measurements.md).
+        few_temperature: factor on the temperature of weights that are tuned further after their trial, with few rows: the
+            held-out rows were answered after the trial's steps, and further steps make probabilities more extreme
+            (docs/probe-measurements.md).
         credit: standard errors by which a trial, which is half of a tuning, may be worse than the best frozen probe and still
             win if it is tuned further.
         dev_credit: the same if the trial is judged on dev, a part of the rows, whether or not it is tuned further (13 trials on
@@ -164,7 +164,7 @@ class SearchHeuristics:
     contrast_temperature: float = 0.1
     paired_rate: float = 2.0
     refit_strength: float = 0.3
-    few_temperature: float = 1.15
+    few_temperature: float = 1.3
     credit: float = 1.0
     dev_credit: float = 2.0
     few_errors: int = 2

@@ -274,7 +274,6 @@ class LabelLoop:
             demonstrations=self.config.search.demonstrations,
             rewrites=rewrites,
             nearest=self.config.search.nearest_demonstrations,
-            known=self.embedding.known_rows(search.seed.prompt, search.rows),
         )
 
     def _try(self, search: LabelSearch, challenger: PromptFit | None) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,27 +22,16 @@ NEAR = 0.02
 _EMBEDDED_ROWS = 96
 
 
-@dataclass(frozen=True)
-class KnownRows:
-    """Train rows that the search has read, and a function that returns their vectors ``[rows, width]`` without a pass."""
-
-    rows: Sequence[Example]
-    vectors: Callable[[Sequence[Example]], NDArray[np.float16]]
-
-
-def demonstration_pool(context: RunContext, known: KnownRows | None = None) -> DemonstrationPool:
-    """Draw demonstrations from train: half of the time diverse rows, otherwise random rows.
-
-    Rows are diverse by their states in the search, if these are ``known``, otherwise by the model's embedding of their texts.
-    """
-    rows = [row for row in (context.train_sample if known is None else known.rows) if fits(row)][:_EMBEDDED_ROWS]
+def demonstration_pool(context: RunContext) -> DemonstrationPool:
+    """Draw demonstrations from train: half of the time diverse rows by the model's embedding, otherwise random rows."""
+    rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
         if not rows:
             return ()
         if rng.random() < 0.5:
             return fixed(context.task, rng)
-        vectors, tokens = context.vectors.of(rows) if known is None else (known.vectors(rows).astype(np.float32), 0)
+        vectors, tokens = context.vectors.of(rows)
         # Drawing is not a step of the journal: a resumed run repeats it and counts it again.
         context.spending.account.counts["tokens_embedded"] += tokens
         chosen = diverse(centred(vectors), strata(context.task, rows), default_count(len(context.task.labels)), rng)
@@ -82,14 +70,13 @@ def opening_pool(
     demonstrations: bool,
     previous: Proposal | None = None,
     nearest: bool = False,
-    known: KnownRows | None = None,
 ) -> list[Proposal]:
     """The first cycle's pool: the user's prompts or the drafted one, an earlier bundle's, the bare input, then others.
 
     With ``nearest`` the pool also holds the seed prompt with each row's nearest train rows as demonstrations.
     """
     rng = np.random.default_rng([context.seed, 10])
-    shown = demonstration_pool(context, known) if demonstrations else None
+    shown = demonstration_pool(context) if demonstrations else None
     proposals = first_pool(context.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
     kept = max(2, len(own) + 1)
     if previous is not None and previous.prompt.id not in {prompt.id for prompt in own}:
@@ -112,20 +99,19 @@ def next_pool(
     demonstrations: bool,
     rewrites: Sequence[Proposal] = (),
     nearest: bool = False,
-    known: KnownRows | None = None,
 ) -> list[Proposal]:
     """A later cycle's pool: new children of this run's survivors, and ``rewrites`` by a language model.
 
     With ``nearest`` the pool also holds the first survivor with each row's nearest train rows as demonstrations.
     """
     rng = np.random.default_rng([context.seed, 10, cycle])
-    shown = demonstration_pool(context, known) if demonstrations else None
+    shown = demonstration_pool(context) if demonstrations else None
     added = [p for p in rewrites if has_room(context, p.prompt)][:count]
     variant = nearest_variant(context, survivors[0]) if nearest else None
     if variant is not None and variant.prompt.id not in seen:
         added = [variant, *added][:count]
-    seen = seen | {p.prompt.id for p in added}
-    mutated = mutate(survivors, context.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=seen)
+    known = seen | {p.prompt.id for p in added}
+    mutated = mutate(survivors, context.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
     return _record(context, cycle, [*added, *mutated], count, keep=range(len(added)))
 
 
