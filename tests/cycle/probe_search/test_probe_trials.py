@@ -293,18 +293,22 @@ def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_t
     assert search.winner is clearly or errors >= HEURISTICS.few_errors
 
 
-def test_few_rows_that_are_tuned_further_get_a_higher_temperature(context: RunContext) -> None:
+@pytest.mark.parametrize(("last_epochs", "factor"), [(0.0, 1.0), (1.0, HEURISTICS.few_temperature)])
+def test_few_rows_that_are_tuned_further_get_a_higher_temperature(
+    context: RunContext, last_epochs: float, factor: float
+) -> None:
     opened = Opened(context)
-    search, found = opened.search, []
-    search.epochs = 1.0
-    for last in (0.0, 1.0):
-        search.last_epochs = last
-        opened.loop.judge.tune(search, search.best_frozen)
-        found.append(search.evidence[-1])
-    ships, goes_on = found
-    assert goes_on.mix.temperature == pytest.approx(HEURISTICS.few_temperature * ships.mix.temperature)
-    # The held-out rows judge by the temperature that fits them.
-    np.testing.assert_allclose(goes_on.losses, ships.losses)
+    search, loop = opened.search, opened.loop
+    search.epochs, search.last_epochs = 1.0, last_epochs
+    loop.judge.tune(search, search.best_frozen)
+    search.winner = trial = next(e for e in search.evidence if e.tuned)
+    shipped = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2).arms["best_tuned"].candidate
+    saved = [event["value"] for event in context.journal.events if event["kind"] == "probe"]
+    (temperature,) = {one["temperature"] for one in saved if one["adapter_id"] == shipped.adapter}
+    assert temperature == pytest.approx(factor * trial.mix.temperature, abs=1e-3)
+    # The trial's weights keep the temperature that was fitted to their answers.
+    (judged,) = {one["temperature"] for one in saved if one["stage"] == "judged" and one["weights"] == trial.first.adapter}
+    assert judged == pytest.approx(trial.mix.temperature, abs=1e-3)
 
 
 def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,6 +174,10 @@ class _Finals:
             if found is None:
                 return None
             made = replace(found, steps=found.steps + made.steps)
+            if len(self.search.rows) < HEURISTICS.few_rows:
+                # The temperature was fitted to answers of the trial.
+                temperature = HEURISTICS.few_temperature * evidence.mix.temperature
+                evidence = replace(evidence, mix=replace(evidence.mix, temperature=temperature))
         elif made.adapter != BASE:
             made = self.trials.refitted(evidence.fit, made, self.rows)
         return _measured(self.context, made, evidence, "final")

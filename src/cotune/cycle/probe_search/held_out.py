@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit, usable_places
-from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
@@ -125,9 +123,6 @@ class HeldOutJudge:
             some = None if terms is None else terms[states]
             mix = trials.mix(whole[states], some, truth[states], tuned=epochs > 0)
         log_probs = mix.of(whole, terms)
-        if epochs and search.last_epochs and len(search.rows) < HEURISTICS.few_rows:
-            # Only for answers to other rows: on these the fitted temperature is the best one.
-            mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
         correct = by_row(row_correct(log_probs, truth, choosing.sizes), owners)
         asked = (log_probs[states], [rows[place] for place in usable])
         score, interval = choosing.held_out(*asked, correct[counts], trials.cross_fitted_answers(*asked))
