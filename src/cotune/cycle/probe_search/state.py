@@ -157,11 +157,11 @@ class LabelSearch:
     def _wins(self, trial: Evidence, probe: Evidence) -> bool:
         """Whether the best trial wins over the best frozen probe.
 
-        A trial has had half of its epochs and is tuned further. If it was as good as the frozen probe or a little worse, the
-        final result was far better (docs/probe-measurements.md), so a trial that is tuned further loses only if it is worse by
-        more than a standard error. On dev, which is small and which the frozen probe was chosen on too, trials look worse than
-        they are, and lose only if they are worse by more than two. Two trials are compared without this credit: the weights
-        that changed most would get most of it.
+        A trial has had half of its epochs or fewer, and the frozen probe was chosen on the same rows from many, which flatters
+        it. If the trial was as good or somewhat worse, the final result was far better (docs/probe-measurements.md), so a trial
+        that is tuned further loses only if it is worse by more than three standard errors. On dev, which is small, trials look
+        worse than they are too, and lose only if they are worse by more than two. Two trials are compared without this credit:
+        the weights that changed most would get most of it.
 
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
         standard error.
