@@ -364,12 +364,21 @@ def test_a_pass_without_memory_is_run_in_halves(tmp_path: Path, monkeypatch: pyt
 
 
 def test_rates_rise_and_fall_to_zero() -> None:
-    rates = [_rate(step, 20, 0.2) for step in range(20)]
+    rates = [_rate(step, 20, 4.0) for step in range(20)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0]) and rates[4] < 1
     falls = np.diff(rates[3:])
     assert (falls < 0).all() and np.ptp(falls) < 1e-9 and rates[-1] == pytest.approx(-falls[0])
-    assert all(0 < _rate(step, steps, 0.1) <= 1 for steps in (1, 2, 3, 50) for step in range(steps))
-    assert _rate(0, 1, 0.1) == 1
+    assert all(0 < _rate(step, steps, max(1.0, steps / 10)) <= 1 for steps in (1, 2, 3, 50) for step in range(steps))
+    assert _rate(0, 1, 1.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("contrast", "steps", "rise"), [(0.9, 1, 1), (0.9, 8, 4), (0.9, 50, 12), (0.9, 500, 50), (0.0, 8, 1), (0.0, 50, 5)]
+)
+def test_short_runs_with_the_contrastive_term_rise_over_half_of_their_steps(contrast: float, steps: int, rise: float) -> None:
+    settings = WindowSettings(contrast=contrast)
+    assert settings.rise(steps) == rise
+    assert all(0 < _rate(step, steps, rise) <= 1 for step in range(steps))
 
 
 def test_the_loss_of_several_fields_is_the_mean_of_theirs(tmp_path: Path) -> None:

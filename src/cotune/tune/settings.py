@@ -53,6 +53,9 @@ class WindowSettings(StepSettings):
     Attributes:
         head_rate: peak learning rate for the head, whose inputs are standardised.
         warmup: share of the steps over which the rates rise linearly from zero; they fall linearly to zero over the rest.
+        contrast_warmup: with the contrastive term the rates rise over at least this number of steps, but at most over half of
+            all. As long as rows with the same label are no closer than others, the term falls fastest if the states of all rows
+            become alike. Full steps at the start lead there, and a short run has no time to part the states again.
         smoothing: label smoothing, the probability that is spread over all labels.
         contrast: share of the contrastive term in the loss, from 0 to 1.
         contrast_temperature: divisor of the cosines in that term.
@@ -63,10 +66,16 @@ class WindowSettings(StepSettings):
     micro_tokens: int = 4096
     head_rate: float = 1e-3
     warmup: float = 0.1
+    contrast_warmup: int = 12
     smoothing: float = 0.0
     contrast: float = 0.0
     contrast_temperature: float = 0.1
     pairs: bool = False
+
+    def rise(self, steps: int) -> float:
+        """The number of steps, out of ``steps``, over which the rates rise; at least one."""
+        least = min(self.contrast_warmup, steps / 2) if self.contrast else 1.0
+        return max(1.0, self.warmup * steps, least)
 
 
 def learning_rate_factor(step: int, *, warmup: int, decay_from: int | None = None, end: int | None = None) -> float:

@@ -243,8 +243,8 @@ class WindowRun(AdapterRun):
         Raises:
             DivergedError: a loss or a gradient became NaN or infinite.
         """
-        warmup = self.settings.warmup
-        self._train(self.steps, lambda step: _rate(step, self.steps, warmup), self._file, _CHECKPOINT_EVERY, report, until)
+        rise = self.settings.rise(self.steps)
+        self._train(self.steps, lambda step: _rate(step, self.steps, rise), self._file, _CHECKPOINT_EVERY, report, until)
         self._tuned = self.model.adapters.weights()
 
     def save(self, parent: Path) -> str:
@@ -326,7 +326,6 @@ class WindowRun(AdapterRun):
         return torch.from_numpy(values.astype(np.float32)).to(self.model.runner.device)
 
 
-def _rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak learning rate: a linear rise over ``warmup`` of the steps, then a linear fall to zero."""
-    rise = max(1.0, warmup * steps)
+def _rate(step: int, steps: int, rise: float) -> float:
+    """Share of the peak learning rate: a linear rise over ``rise`` steps, then a linear fall to zero."""
     return min((step + 1) / rise, (steps - step) / max(1.0, steps - rise + 1), 1.0)
