@@ -90,7 +90,7 @@ class SearchHeuristics:
             (docs/probe-measurements.md).
         credit: standard errors by which a trial, which is half of a tuning, may be worse than the best frozen probe and still
             win if it is tuned further. The frozen probe is the best of many prompts, layers and penalties on the same rows,
-            which flatters it (64 rows, 21 runs with a worse trial: 19 were better on unseen rows after the last tuning; a
+            which flatters it (64 rows, 23 runs with a worse trial: 21 were better on unseen rows after the last tuning; a
             trial that was worse by 2.3 standard errors was at last better by 5 points and 0.18 nats).
         dev_credit: the same if the trial is judged on dev, a part of the rows, whether or not it is tuned further (13 trials on
             180 to 2,700 rows of TREC-6 and BANKING77: all were better on unseen rows, by 0.01 to 0.22 nats, though four were
