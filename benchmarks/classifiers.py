@@ -143,7 +143,7 @@ def share(count: int, n: int) -> dict[str, Any]:
 
 def read_rows(path: Path, fields: Sequence[str], count: int) -> Rows:
     """The first rows of a file of JSON lines."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:count]
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")[:count]
     return [{name: str(row[name]) for name in fields} for row in map(json.loads, lines)]
 
 

@@ -92,7 +92,7 @@ def read_work(local: LocalModel, folder: Path, sizes: Sizes) -> Work:
         InputError: ``train.jsonl`` is missing or is not what it should be.
     """
     try:
-        rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").split("\n") if line.strip()]
         pairs = [({"input": str(row["input"])}, str(row["output"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

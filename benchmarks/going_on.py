@@ -30,7 +30,7 @@ def write_files(data: Path, out: Path) -> None:
     """Rows and task files; the labels are drawn by seed."""
 
     def rows(name: str) -> list[dict[str, str]]:
-        return [json.loads(line) for line in (data / "clinc150" / name).read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in (data / "clinc150" / name).read_text(encoding="utf-8").split("\n") if line]
 
     def some(source: list[dict[str, str]], labels: list[str], count: int, seed: int) -> list[dict[str, str]]:
         rng, chosen = np.random.default_rng(seed), []
@@ -75,7 +75,7 @@ def check(out: Path) -> dict[str, Any]:
     import cotune
     from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals
 
-    rows = [json.loads(line) for line in (out / "all_test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in (out / "all_test.jsonl").read_text(encoding="utf-8").split("\n") if line]
     bundles = {name: out / name / "best" for name in ("run_old", "run_replay", "run_alone") if (out / name / "best").is_dir()}
     known = set(json.loads((bundles["run_old"] / "manifest.json").read_text(encoding="utf-8"))["labels"])
     parts = {

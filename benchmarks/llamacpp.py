@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         manifest = read_manifest(given.bundle)
-        rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").splitlines()[: given.rows]]
+        rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").rstrip("\n").split("\n")[: given.rows]]
         predictor = load(given.bundle, device="cpu", dtype="float32", threads=given.threads, base=given.base)
         probe, asked = predictor.probe, [{name: str(row[name]) for name in predictor.input_fields} for row in rows]
         if probe is not None and not given.server:

@@ -67,7 +67,7 @@ def read_rows(folder: Path, limit: int, seed: int = 0) -> tuple[list[Row], tuple
     """
     try:
         names = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["labels"]
-        lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "train.jsonl").read_text(encoding="utf-8").split("\n")
         inputs = [json.loads(line)["input"] for line in lines if line.strip()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

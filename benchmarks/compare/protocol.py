@@ -178,7 +178,8 @@ def _read(path: Path, inputs: Sequence[str], output: str) -> list[Row]:
     if not path.is_file():
         raise InputError("there is no such file", where=str(path), hint="A set is a folder with train.jsonl and test.jsonl.")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # A text may contain characters at which splitlines() would divide it, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         row: dict[str, Any] = json.loads(line)
         if missing := [name for name in (*inputs, output) if name not in row]:
             raise InputError(

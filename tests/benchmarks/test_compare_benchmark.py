@@ -40,9 +40,11 @@ LABELS = ("a", "b", "c")
 def write_set(folder: Path, counts: dict[str, int], test: int = 30) -> None:
     folder.mkdir(parents=True)
     rows = [{"input": f"{label} number {i}", "output": label} for label, count in counts.items() for i in range(count)]
-    tested = [{"input": f"{LABELS[i % 3]} asked {i}", "output": LABELS[i % 3]} for i in range(test)]
+    # U+2028 ends no line of such a file, though str.splitlines() divides there.
+    tested = [{"input": f"{LABELS[i % 3]} asked\u2028{i}", "output": LABELS[i % 3]} for i in range(test)]
     for split, part in (("train", rows), ("test", tested)):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in part]
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def texts(rows: list[Row]) -> list[str]:

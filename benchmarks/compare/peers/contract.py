@@ -182,7 +182,8 @@ def trainer_arguments(job: Job) -> dict[str, Any]:
 
 
 def _read(path: Path) -> list[Row]:
-    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    # Not splitlines(): a text may contain U+2028 and others at which it divides.
+    return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _size(what: int | Sequence[Path]) -> int:
