@@ -46,7 +46,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.data.input == ("text",)
     assert (config.metric, config.model, config.budget, config.seed) == (None, "smollm2-135m", "10m", 0)
     assert (config.tune.rank, config.tune.alpha, config.tune.learning_rate, config.tune.target) == (16, 32, 1e-3, "all-linear")
-    assert (config.search.pool, config.engine.max_tokens) == (16, 1024)
+    assert (config.search.pool, config.engine.max_tokens) == (16, None)
     assert config.prompt_text() is None
 
 

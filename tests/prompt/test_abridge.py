@@ -94,7 +94,7 @@ def rendered(renderer: Renderer, prompt: Prompt, row: dict[str, str]) -> tuple[R
     template=templates,
     cue=st.sampled_from(["", "Label:"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_long_rows_have_the_very_ids_that_they_have_read_as_a_whole(
     kind: str, text: str, other: str, template: str, cue: str
 ) -> None:
@@ -112,7 +112,7 @@ def test_long_rows_have_the_very_ids_that_they_have_read_as_a_whole(
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=long_texts | mixed, template=templates, ending=st.sampled_from(["", "c", "car", "the riv", " a", "q1", "' "]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cut_as_near_as_can_be_they_still_have_them(kind: str, text: str, template: str, ending: str) -> None:
     quick, slow = PAIRS[kind]
     row = {"input": text + ending, "other": "er"}

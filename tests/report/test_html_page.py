@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -295,18 +295,19 @@ def test_numbers_of_any_size_give_a_page(tmp_path: Path, make: Callable[..., Pat
     names = sorted({name for text in files.values() for name in re.findall(r'"(\w+)": (?:[{]"\w+": |\[)?-?[0-9]', text)})
     assert {"active_s", "rows", "scores", "value"} <= set(names)
 
-    def huge(value: Any, name: str, here: bool = False) -> Any:
+    def huge(value: Any, these: Sequence[str], here: bool = False) -> Any:
         if isinstance(value, dict):
-            return {key: huge(inner, name, here or key == name) for key, inner in value.items()}
+            return {key: huge(inner, these, here or key in these) for key, inner in value.items()}
         if isinstance(value, list):
-            return [huge(inner, name, here) for inner in value]
+            return [huge(inner, these, here) for inner in value]
         return 1e308 if here and isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
-    for name in names:
+    # A page takes a tenth of a second, and there are a hundred names: three at a time.
+    for these in (names[start : start + 3] for start in range(0, len(names), 3)):
         for file, text in files.items():
-            lines = [json.dumps(huge(json.loads(line), name)) for line in text.splitlines()]
+            lines = [json.dumps(huge(json.loads(line), these)) for line in text.splitlines()]
             (folder / file).write_text("\n".join(lines) + "\n")
-        assert not Outline(render_report(folder)).open, name
+        assert not Outline(render_report(folder)).open, these
 
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_rows_that_are_cut_are_told_once_and_once_for_the_test() -> None:
         )
     ]
     assert [len(lines) for lines in found] == [0, 1, 0, 1, 0]
-    assert found[1][0].startswith("2 of 16 rows did not fit") and found[3][0].startswith("4 of 16 test rows did not fit")
+    assert found[1][0].startswith("2 of 16 rows were longer") and found[3][0].startswith("4 of 16 test rows were longer")
 
 
 def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:

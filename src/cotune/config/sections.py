@@ -120,4 +120,4 @@ class EngineConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: Count | None = None
     batch_tokens: Count | None = None
-    max_tokens: Annotated[StrictInt, Field(ge=16)] = 1024
+    max_tokens: Annotated[StrictInt, Field(ge=16)] | None = None

@@ -24,7 +24,7 @@ from cotune.cycle.kept import read_config, reading_steps, recorded, register_kep
 from cotune.cycle.permissions import Permissions
 from cotune.cycle.probe_search.fits import PromptFit, head_of
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.tfidf import Mix, Tfidf
+from cotune.cycle.probe_search.readouts.tfidf import Mix, Tfidf
 from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.responses import best_rule

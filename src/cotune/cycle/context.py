@@ -15,7 +15,7 @@ from cotune.cycle.answering.base import Answering, LabelAnswering
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.row_costs import RowCosts
-from cotune.cycle.budget.spending import Spending, Stopwatch
+from cotune.cycle.budget.spending import Account, Spending, Stopwatch
 from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
@@ -85,20 +85,28 @@ class RunContext:
         self.folder, self.tune, self.seed = folder, tune, seed
         self._model, self._answer_tokens, self._grader, self._embeds = model, answer_tokens, grader, embeds
         self._costs, self._stopwatch, self._readout = costs, stopwatch or Stopwatch(), readout
+        self._account = Account()
         self.start_with(task)
 
     def start_with(self, task: Task) -> None:
-        """Start with the rows of a task; may be called again before the first request, if there is no room for all rows."""
+        """Start with the rows of a task; may be called again before the search, if there is no room for all rows."""
         model, journal, watcher = self._model, self.journal, self.watcher
         self.use_rows(task)
         answering = answering_for(task, model, limit=self._answer_tokens, judge=self._grader, readout=self._readout)
         rows = RowCosts(answering, self._costs, self.train_sample[:16], writes=task.measure.needs_answers)
-        self.spending = Spending(self._costs, rows, journal, watcher, self._stopwatch)
+        self.spending = Spending(self._costs, rows, journal, watcher, self._stopwatch, self._account)
         self.answers = Answers(task, answering, journal, self.spending, watcher, self._grader, self.workers)
         self.training = Training(
             answering, self.tune, journal, self.spending, watcher, self.folder, self.seed, self.train_sample
         )
         self.vectors = RowVectors(self._embedder, self._stopwatch)
+
+    def limit_prompts(self, tokens: int) -> None:
+        """Shorten rows whose prompt is longer than ``tokens`` tokens from now on; only before the search."""
+        model = cast(LocalModel, self._model).with_max_tokens(tokens)
+        model.chooser = Neighbours(model)
+        self._model = model
+        self.start_with(self.task)
 
     def keep_rows(self, rows: Collection[str], test: SealedTest | None = None) -> None:
         """Keep only some of the labelled rows, by id, and some of the test, because the budget has no room for more."""

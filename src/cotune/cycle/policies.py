@@ -10,6 +10,7 @@ from cotune.cycle.answer_search.loop import AnswerPolicy
 from cotune.cycle.backends.base import Backend
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.result import SearchResult
@@ -47,12 +48,17 @@ class SearchPolicy(Protocol[S]):
 
 
 def policy_for(
-    context: RunContext, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None, bundle: Path
+    context: RunContext,
+    config: RunConfig,
+    own: tuple[Prompt, ...],
+    previous: Previous | None,
+    bundle: Path,
+    read: Embedding | None = None,
 ) -> SearchPolicy[Any]:
     """The policy that fits the model and the task.
 
     ``own`` holds the seed prompt first, then the user's further prompts. ``bundle`` is the folder of the run's bundle, where a
-    first one may be saved early.
+    first one may be saved early. ``read`` holds states that are known already.
 
     Raises:
         InputError: the budget is too small, or the model cannot do what the config asks for.
@@ -64,7 +70,7 @@ def policy_for(
             context.journal.tell(
                 f"the values of {shown_names(listed)} are chosen from those in train and dev; others are never answered"
             )
-        return ProbePolicy(context, config, own, previous, bundle)
+        return ProbePolicy(context, config, own, previous, bundle, read)
     if config.tune.readout == "probe":
         measure = context.task.measure
         if context.task.output.fields is not None and (measure.graded or not measure.needs_answers):

@@ -102,14 +102,14 @@ def prepare(
     judge, judging = open_judge(config, task, inputs.by_hand, out, journal, resources)
     task = check_lengths(config, task, backend.capabilities)
     context = backend.open(Opening(config, task, own[0], journal, out, watcher, resources, judge, executor))
-    fit_rows(context, config, own[0])
+    read = fit_rows(context, config, own)
     for spent in (taught, judging):
         context.spending.account.pay(spent)
     context.spending.account.saw_judging(judging)
     _record_start(context, config, own)
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
-    policy = policy_for(context, config, own, previous, out / BUNDLE)
+    policy = policy_for(context, config, own, previous, out / BUNDLE, read)
     context.workers.ready(journal.tell)
     return Prepared(config, context, policy, previous, neighbours, judging)
 

@@ -25,7 +25,7 @@ class Comparison:
             means of rows.
         log_loss_difference: mine minus winner's, in nats per row; below 0 is better. None for answers of an endpoint.
         flipped: rows that only one of the two gets right.
-        truncated: number of rows that were truncated under the new prompt, because they did not fit into the model's context.
+        truncated: number of rows that were truncated under the new prompt, because they were longer than the limit on prompts.
     """
 
     weights: str

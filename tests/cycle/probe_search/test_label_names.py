@@ -10,7 +10,7 @@ import numpy as np
 
 from cotune.config import config_in_memory
 from cotune.config.task import Task
-from cotune.cycle.probe_search.label_names import PREFIX, better_by_an_error, label_name_rows
+from cotune.cycle.probe_search.readouts.label_names import PREFIX, better_by_an_error, label_name_rows
 from cotune.cycle.probe_search.splits import Split, with_rows
 from cotune.cycle.run import run as run_cycle
 

@@ -101,8 +101,8 @@ def of_kind(out: Path, kind: str) -> list[dict[str, Any]]:
     return [event["value"] for event in journal_of(out) if event["kind"] == kind]
 
 
-def task_of(test: int = 100) -> Task:
-    return Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": test})
+def task_of(test: int = 100, rows: int = 240) -> Task:
+    return Task.from_rows(labelled_rows(rows), input="text", output="label", limit={"test": test})
 
 
 def run(
@@ -113,9 +113,10 @@ def run(
     tfidf: bool = False,
     pool: int = 6,
     started: float | None = None,
+    rows: int = 240,
 ) -> Result:
     """``tfidf`` tells these rows apart by itself, after which there is nothing to advise."""
-    task = task_of(test)
+    task = task_of(test, rows)
     settings: dict[str, Any] = {"model": str(bench.model), "budget": f"{BUDGET:g}s", "seed": 4}
     search = {"pool": pool, "max_cycles": 1, "tfidf": tfidf}
     settings |= {"tune": {"rank": 2}, "search": search, "engine": {"dtype": "float32", "threads": 1}}
@@ -163,6 +164,19 @@ def test_a_race_is_cut_where_the_rest_is_needed_for_the_end(
     assert tfidf.get("learnt_from", used) == 140
     assert used == 140 or "(fitted to 140 labelled rows)" in summary["verdict"]
     assert used == 140 or f"{used} of 140 labelled rows were used" in summary["next"][0]
+
+
+def test_test_rows_make_room_for_tuning_and_are_scored_if_there_is_time(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, out = Machine(1 / 1.6), tmp_path / "run"
+    on(machine, monkeypatch, planned=1.6 * PLANNED)
+    result = run(bench, out, Quiet(), test=300, rows=360)
+    assert machine.now <= BUDGET
+    (plan,) = of_kind(out, "plan")
+    assert (plan["test"], plan["of"]) == (200, 300) and plan["epochs"] and plan["last_epochs"]
+    arm = result.summary["arms"]["best_tuned"]
+    assert arm["steps"] and 200 <= arm["n"] <= 300
 
 
 def test_a_machine_that_keeps_to_its_plan_cuts_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

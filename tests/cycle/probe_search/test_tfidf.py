@@ -17,7 +17,7 @@ from cotune.config import config_in_memory
 from cotune.config.task import Task
 from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.compare import try_prompt
-from cotune.cycle.probe_search.tfidf import SHARES, Mix, Tfidf, best_mix, losses_by_share
+from cotune.cycle.probe_search.readouts.tfidf import SHARES, Mix, Tfidf, best_mix, losses_by_share
 from cotune.cycle.run import run as run_cycle
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe

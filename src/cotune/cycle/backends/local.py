@@ -21,9 +21,10 @@ from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.engine.edge_states import MOST_BYTES, EdgeStates
-from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
+from cotune.model.engine.settings import MOST_TOKENS, EngineSettings, batch_tokens, weight_bytes
 from cotune.model.hardware.shared_cpus import SharedCpus
 from cotune.model.local import LocalModel
+from cotune.plain import fields
 from cotune.task.task import Task
 from cotune.tune.tuners import TUNERS, check_dtype
 
@@ -66,7 +67,7 @@ class LocalBackend(Backend):
         workers: Workers = NoWorkers(out)
         if executor is not None:
             check_engine(model)
-            workers = WorkerPool(executor, out, config.model, model, probed, config.engine.max_tokens)
+            workers = WorkerPool(executor, out, config.model, model, probed, model.settings.max_tokens)
             workers.begin()
         tune = tune_settings(config)
         TUNERS[tune.method].check(model, tune)
@@ -115,7 +116,7 @@ class LocalBackend(Backend):
 
         place = permissions.model_folder(config, folder)
         check_model(events, place)
-        settings = _settings_here(recorded(events, "engine", str(folder)), config.engine.max_tokens, place)
+        settings = _settings_here(recorded(events, "engine", str(folder)), _longest_prompt(config, events), place)
         cache = ScoreCache(folder / "scores.sqlite")
         model = LocalModel.load(place, settings=settings, cache=cache, name=permissions.model_name(config), light=True)
         model.chooser = Neighbours(model)
@@ -148,7 +149,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
         }
 
     probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
-    settings = EngineSettings.recorded(probed, engine.max_tokens)
+    settings = EngineSettings.recorded(probed, engine.max_tokens or MOST_TOKENS)
     try:
         check_device(settings.device)
     except InputError as error:
@@ -159,6 +160,12 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
         ) from error
     model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
     return model, probed
+
+
+def _longest_prompt(config: RunConfig, events: list[dict[str, Any]]) -> int:
+    """Most tokens of a prompt in a recorded run: the config's, or what the run chose."""
+    chosen = (fields(event["value"]).get("max_tokens") for event in events if event["kind"] == "length")
+    return config.engine.max_tokens or next((int(tokens) for tokens in chosen if tokens), MOST_TOKENS)
 
 
 def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:

@@ -85,11 +85,20 @@ class Spending:
     """The budget of a run: prices of tokens and rows, payments and what is left.
 
     ``stopwatch`` measures model work within steps that do other things too, and before that the loading of the model.
+    ``account`` holds what was paid before, if anything.
     """
 
-    def __init__(self, costs: CostModel, rows: RowCosts, journal: Journal, watcher: Watcher, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self,
+        costs: CostModel,
+        rows: RowCosts,
+        journal: Journal,
+        watcher: Watcher,
+        stopwatch: Stopwatch,
+        account: Account | None = None,
+    ) -> None:
         self.costs, self.rows = costs, rows
-        self.account, self.stopwatch = Account(), stopwatch
+        self.account, self.stopwatch = account or Account(), stopwatch
         self._journal, self._time_left = journal, TimeLeft(costs, watcher)
         self._told_slow = False
 

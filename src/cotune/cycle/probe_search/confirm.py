@@ -13,9 +13,9 @@ from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.readouts.tfidf import Mix
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest, readout_of
 from cotune.cycle.search.arms import Confirmed, settle
 from cotune.cycle.search.measured import Measured, measure_unchanged

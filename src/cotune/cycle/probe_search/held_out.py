@@ -12,9 +12,9 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit, usable_places
 from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.readouts.tfidf import Mixed, Tfidf
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.tfidf import Mixed, Tfidf
 from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest
 from cotune.cycle.search.measured import Measured
 from cotune.errors import DivergedError

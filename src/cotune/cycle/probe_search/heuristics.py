@@ -48,6 +48,11 @@ class SearchHeuristics:
         probe_numbers: maximum of the numbers in the states of all rows that a probe is fitted to, of which a fit has a few
             copies of eight bytes: 20,000 rows of width 2 x 576.
         most_test_share: share of the budget for two frozen arms on the test; if there are more test rows, some are drawn.
+        row_lengths: numbers of tokens up to which long rows are read, tried in this order (docs/probe-measurements.md, "Long
+            rows").
+        length_share: share of the budget that a small run may take at a length.
+        length_errors: standard errors by which the held-out log-loss must fall for rows to be read further.
+        tuning_gain: share by which it must fall if tuning has room at the shorter length only.
         race_over: multiple of the first race's budget above which fewer prompts continue if passes are slower than planned.
         least_pool: minimum number of prompts of a race.
         first_rows: number of labelled rows of a race's first round.
@@ -141,6 +146,10 @@ class SearchHeuristics:
     further_care: float = 1.15
     probe_numbers: int = 23_040_000
     most_test_share: float = 0.45
+    row_lengths: tuple[int, ...] = (128, 256, 512)
+    length_share: float = 0.9
+    length_errors: float = 0.5
+    tuning_gain: float = 0.3
     race_over: float = 1.3
     least_pool: int = 4
     first_rows: int = 96

@@ -197,7 +197,9 @@ class RaceLimit:
         if self.slow:
             why = f"passes take {slowness:.1f} times as long as planned"
         else:
-            why = "the machine is slower than planned" if self._cycle == 1 else "racing new prompts takes longer than planned"
+            why = (
+                "reading rows takes longer than planned" if self._cycle == 1 else "racing new prompts takes longer than planned"
+            )
         end = "a bundle" if self._cycle == 1 else "the bundle"
         return f"{why}: the race is cut, as the rest of the time is needed for {end} and the test"
 

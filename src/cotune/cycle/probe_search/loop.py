@@ -10,20 +10,20 @@ from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
-from cotune.cycle.probe_search.chains import try_chains
 from cotune.cycle.probe_search.first_race import FirstRace
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
+from cotune.cycle.probe_search.readouts.chains import try_chains
+from cotune.cycle.probe_search.readouts.label_names import COST_SHARE, judge_names, label_name_rows
+from cotune.cycle.probe_search.readouts.tfidf import try_tfidf
 from cotune.cycle.probe_search.sampling import further_rows
 from cotune.cycle.probe_search.splits import labelled_rows, with_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.tfidf import try_tfidf
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import EarlyBundles
 from cotune.cycle.search.guide import Guide
@@ -153,7 +153,7 @@ class LabelLoop:
         """Plan the tuning, or end the search with frozen probes if the race was cut or the user asks for the end."""
         if search.cut:
             search.zero_shot = False
-            search.stopped = "the machine is slow, and what was left of the budget is reserved for the test"
+            search.stopped = "the first race was cut for lack of time, and what was left of the budget is reserved for the test"
             return search
         plan = fit_plan(self.context, self.config, self.trials, self.prices, search)
         if self.context.finish_asked():

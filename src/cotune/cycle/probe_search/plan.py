@@ -14,6 +14,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import cut_step
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rounds_of, rows_embedded
+from cotune.cycle.probe_search.sampling import LEAST_TEST
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.errors import counted
@@ -21,8 +22,11 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.sealed import SealedTest
 
 
-def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
-    """Refuse a budget that is too small for the shortest run, before any computation.
+def check_budget(context: RunContext, prices: Prices, seed: Prompt, *, begun: bool = False) -> None:
+    """Refuse a budget that is too small for the shortest run, before the first race.
+
+    ``begun`` says that the first rows were read under the seed prompt to see how far rows must be read. Then the race may be
+    cut.
 
     Raises:
         BudgetError: the budget is too small.
@@ -31,7 +35,9 @@ def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
     opening = HEURISTICS.opening_rows(context.choosing.most_values)
     needed = prices.least(seed, rows, rows_embedded(HEURISTICS.least_pool, rows, opening))
     budget = context.spending.budget
-    if budget.kind == "time" and needed <= budget.amount - HEURISTICS.loading:
+    if budget.kind == "time" and begun:
+        needed = prices.least(seed, rows, 0, test=min(context.task.test.n, HEURISTICS.least_test))
+    elif budget.kind == "time" and needed <= budget.amount - HEURISTICS.loading:
         # The budget suffices for a machine that loads the model as fast as planned; a cut race needs less.
         rows, test = min(rows, HEURISTICS.least_rows), min(context.task.test.n, HEURISTICS.least_test)
         needed = prices.least(seed, rows, rows, test=test)
@@ -159,7 +165,9 @@ def _closing(context: RunContext, prices: Prices) -> float:
 def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
-    No final tuning is planned if a trial may ship without one (``search.whole``).
+    No final tuning is planned if a trial may ship without one (``search.whole``). If the wanted epochs have no room beside the
+    test, then under a time budget fewer test rows come first (:data:`~cotune.cycle.probe_search.sampling.LEAST_TEST`): the
+    others are scored if there is time left at the end (:func:`cotune.cycle.search.arms.score_more`).
 
     Returns:
         The search with these.
@@ -168,7 +176,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few test rows that :func:`fit_test`
             left, because there is already a bundle.
     """
-    winner, splits, left = search.best_frozen, search.splits, context.spending.left()
+    winner, splits, left, task = search.best_frozen, search.splits, context.spending.left(), context.task
+    whole = task.test
     least_test = prices.test(search, winner, tuned=False, words=False)
     if left < least_test and context.spending.budget.kind != "time":
         raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least_test, left)
@@ -177,8 +186,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     # A single epoch is divided, so that the dev rows are learnt from too.
     least = min(HEURISTICS.least_epochs(len(splits[0].learn), trials.settings.batch_size), wanted / 2)
 
-    def fitted(ends: LabelSearch) -> LabelSearch:
-        room = left - prices.test(ends, winner, words=ends.zero_shot)
+    def fitted(ends: LabelSearch, test: int | None) -> LabelSearch:
+        room = left - prices.test(ends, winner, words=ends.zero_shot, rows=test)
         epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least, whole=search.whole)
         return replace(ends, epochs=epochs, last_epochs=last)
 
@@ -189,16 +198,17 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
 
     def effect() -> dict[str, Any]:
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
-        # unless it leads.
-        plans: list[LabelSearch] = []
-        for tunes_seed, zero_shot in ((True, True), (True, False), (False, False)):
-            plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot))
-            plans.append(plan)
+        # unless it leads, then test rows.
+        fewer = [(False, False, LEAST_TEST)] if context.spending.budget.kind == "time" and whole.n > LEAST_TEST else []
+        plans: list[tuple[LabelSearch, int | None]] = []
+        for tunes_seed, zero_shot, count in ((True, True, None), (True, False, None), (False, False, None), *fewer):
+            plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot), count)
+            plans.append((plan, count))
             if (plan.last_epochs or search.whole) and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
-        plan = max(plans, key=rank)
+        plan, test = max(plans, key=lambda one: rank(one[0]))
         epochs, last = plan.epochs, plan.last_epochs
-        reserve = prices.test(plan, winner, words=plan.zero_shot)
+        reserve = prices.test(plan, winner, words=plan.zero_shot, rows=test)
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, len(splits[0].learn)) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
@@ -224,16 +234,23 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             "target_steps": steps,
             "zero_shot": plan.zero_shot,
             "tunes_seed": plan.tunes_seed,
+            **({} if test is None else {"test": test, "of": whole.n}),
             "reserve": round(kept, 2),
             "text": [
                 tuning,
                 *([] if alone or not epochs else [seed]),
-                f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
+                f"keep {kept:,.0f} {unit} for {counted(whole.n if test is None else test, 'test row')} and the report",
+                *([] if test is None else [f"the other {whole.n - test:,} test rows are scored if there is time left"]),
             ],
         }
 
     value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
     epochs, last, words = float(value["epochs"]), float(value["last_epochs"]), value["zero_shot"]
+    if "test" in value:
+        # Samples of one test contain each other.
+        search = replace(search, whole_test=search.whole_test or whole)
+        test = (search.whole_test or whole).sample(int(value["test"]), context.seed)
+        context.keep_rows({row.id for row in (*task.train, *task.dev)}, test)
     return replace(search, epochs=epochs, last_epochs=last, zero_shot=words, tunes_seed=value["tunes_seed"])
 
 

@@ -13,6 +13,7 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.confirm import confirm_labels
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.length import RowLengths
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import check_budget
 from cotune.cycle.probe_search.prices import Prices
@@ -39,7 +40,8 @@ def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
 class ProbePolicy:
     """Races prompts by probes on hidden states, tunes a window of layers below the best, and reads every arm by a probe.
 
-    See :class:`cotune.cycle.policies.SearchPolicy` and :func:`cotune.cycle.policies.policy_for`.
+    See :class:`cotune.cycle.policies.SearchPolicy` and :func:`cotune.cycle.policies.policy_for`. ``read`` holds states that are
+    known already, see :func:`fit_rows`.
 
     Raises:
         BudgetError: the budget is too small for the shortest run.
@@ -47,12 +49,18 @@ class ProbePolicy:
     """
 
     def __init__(
-        self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
+        self,
+        context: RunContext,
+        config: RunConfig,
+        own: Sequence[Prompt],
+        previous: Previous | None,
+        bundle: Path,
+        read: Embedding | None = None,
     ) -> None:
         self._config, self._previous = config, previous
-        trials, prices = parts_of(context, config)
+        trials, prices = parts_of(context, config, read)
         self.fixed = prices.fixed
-        check_budget(context, prices, own[0])
+        check_budget(context, prices, own[0], begun=read is not None)
         self._loop = LabelLoop(context, config, own, trials, prices, bundle, previous)
 
     def search(self) -> LabelSearch:
@@ -63,13 +71,13 @@ class ProbePolicy:
         return confirm_labels(loop.context, found, loop.trials, loop.prices, max_epochs=most, previous=self._previous)
 
 
-def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:
-    """What a search by probes embeds rows and tunes with, and prices both by.
+def parts_of(context: RunContext, config: RunConfig, read: Embedding | None = None) -> tuple[Trials, Prices]:
+    """What a search by probes embeds rows and tunes with, and prices both by; ``read`` holds states that are known already.
 
     Raises:
         InputError: ``tune.layers`` are not layers of the model.
     """
-    embedding, window = Embedding(context), config.tune.layers
+    embedding, window = read or Embedding(context), config.tune.layers
     if window is not None:
         lowest, last = window
         if not 1 <= lowest <= last <= context.model.depth:
@@ -105,7 +113,15 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
     )
 
 
-def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
-    """Start a search by probes with as many rows as its budget can use, see :func:`draw_rows`; other searches use all."""
-    if searches_by_probes(context, config):
-        draw_rows(context, parts_of(context, config)[1], seed)
+def fit_rows(context: RunContext, config: RunConfig, own: Sequence[Prompt]) -> Embedding | None:
+    """Start a search by probes with as much of the rows as its budget can use; other searches use all.
+
+    See :class:`RowLengths` and :func:`draw_rows`. Values that are copied from the text may stand at its end, so then rows are
+    not shortened. ``own`` holds the seed prompt first. Returns the states that were read for this, if any.
+    """
+    if not searches_by_probes(context, config):
+        return None
+    shortens = config.engine.max_tokens is None and not context.choosing.reads_words
+    read = RowLengths(context, own, config.tune.max_epochs).choose() if shortens else None
+    draw_rows(context, parts_of(context, config)[1], own[0])
+    return read

@@ -159,13 +159,15 @@ class Prices:
         arms = 2 * self._embedding.row_cost(seed, test, layers=[min(self._embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
-    def test(self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
+    def test(
+        self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True, rows: int | None = None
+    ) -> float:
         """Cost of the arms on the test if ``winner`` ships, of saving and of the report.
 
         ``tuned`` says whether there are arms with tuned weights, ``words`` whether the untuned model is also asked for label
-        words.
+        words, which it is on all test rows. ``rows`` is the number of test rows for the arms; None means all.
         """
-        rows = self._context.task.test.n
+        rows = self._context.task.test.n if rows is None else rows
         frozen = search.fits.get(winner.prompt.id, winner)
         base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
         seeds = (search.seed,) if search.tunes_seed else ()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import ProbeRaceResult
+from cotune.cycle.probe_search.readouts.tfidf import Mix
 from cotune.cycle.probe_search.splits import Split
-from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.evaluate.stats.cross_fitted import corrected_error, standard_error
 from cotune.evaluate.stats.intervals import Interval
@@ -86,7 +86,7 @@ class LabelSearch:
         seed: fit of the seed prompt.
         rows: rows that the user labelled, in the order of races; without those that a cut race did not read.
         splits: splits of the rows, which prompts are judged on.
-        cut: whether the first race was cut because the machine is slow.
+        cut: whether the first race was cut for lack of time.
         evidence: every candidate that was judged on held-out rows.
         winner: the best of them.
         cycles: a record for each cycle.

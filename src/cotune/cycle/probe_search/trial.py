@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
-from cotune.cycle.probe_search.chains import Chains
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fit_task import word_weights
 from cotune.cycle.probe_search.fits import PromptFit, first_words, head_from, head_of, tuned_layer
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
+from cotune.cycle.probe_search.readouts.chains import Chains
+from cotune.cycle.probe_search.readouts.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
 from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.cycle.workers.tuning import Deadline, PendingTuning

@@ -101,9 +101,13 @@ class WorkerPool:
     def ready(self, tell: Callable[[str], None]) -> None:
         """Wait until all workers have loaded the model, so that loading does not count as a slow first job.
 
+        Returns at once if they are known to have.
+
         Raises:
             CotuneError: a worker cannot load it, or finds a different model under its name.
         """
+        if not self._loading:
+            return
         tell(f"waiting for {counted(self.slots, 'worker')}")
         for job in self._loading:
             # Read, so that a folder that workers do not share is found now.

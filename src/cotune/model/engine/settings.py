@@ -13,6 +13,8 @@ ENGINE_VERSION = "13"
 """Version of the engine; increase it when a change can alter scores."""
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 DTYPES = ("float32", "bfloat16", "float16")
+MOST_TOKENS = 1024
+"""Most tokens of a prompt unless something else is set."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class EngineSettings:
     dtype: str = "float32"
     threads: int | None = None
     batch_tokens: int = 2048
-    max_tokens: int = 1024
+    max_tokens: int = MOST_TOKENS
     memory_bytes: int | None = None
 
     @staticmethod

@@ -31,6 +31,7 @@ _SOURCES = {
 """Sources of prompts, as words behind a number."""
 
 _STAGES = {
+    "length": "looking how far rows must be read",
     "race": "racing prompts",
     "tune": "tuning",
     "embed": "embedding",
@@ -262,6 +263,13 @@ def _embed(story: Story, value: Value) -> list[Line]:
     return _scored(story, value)
 
 
+def _length(story: Story, value: Value) -> list[Line]:
+    if value.get("text") and not (value.get("kept") and value.get("row") is None):
+        # It says that rows are cut, so that no further line need do so.
+        story._cut |= {False, True}
+    return news(value)
+
+
 def _layers(story: Story, value: Value) -> list[Line]:
     deepest = number(value.get("deepest"))
     if deepest is None or deepest >= story._deepest:
@@ -320,7 +328,7 @@ def _scored(story: Story, value: Value) -> list[Line]:
         return []
     story._cut.add(on_test)
     rows, name = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows", value.get("prompt_id")
-    return [Line(f"{rows} did not fit into the model's context and lost the end, with {story.prompt(name)}")]
+    return [Line(f"{rows} were longer than engine.max_tokens allows and lost the end, with {story.prompt(name)}")]
 
 
 def _entrants(story: Story, value: Value) -> list[Line]:
@@ -440,6 +448,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "score": _scored,
     "write": _scored,
     "embed": _embed,
+    "length": _length,
     "layers": _layers,
     "cut": _cut,
     "read_on": _cut,

@@ -200,7 +200,11 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
 def data_lines(summary: Mapping[str, Any]) -> list[str]:
     """Lines on truncated rows and on warnings of the data checks; mere notes are shown on the page only."""
     cut = count_of(summary.get("truncated"))
-    lines = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost the end"] if cut else []
+    lines = (
+        [f"{counted(cut, 'row')} lost the end under some prompt: longer than the limit on prompts (engine.max_tokens)"]
+        if cut
+        else []
+    )
     findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
     warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
     more = len(warned) - _MOST_WARNINGS

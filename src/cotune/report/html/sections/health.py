@@ -52,7 +52,9 @@ def health_section(record: RunRecord) -> str:
     result = f'<ul class="findings">{listed}</ul>' if listed else "<p>No findings.</p>"
     if truncated := number(record.summary.get("truncated")):
         cut = counted(int(truncated), "row")
-        result += f"<p>{cut} did not fit into the model’s context under some prompt and were cut.</p>"
+        result += (
+            f"<p>{cut} lost the end under some prompt: longer than the limit on prompts (<code>engine.max_tokens</code>).</p>"
+        )
     shown = {name: value for name, value in counts.items() if number(value) or name in ("train", "dev", "test")}
     rows = [(_COUNTS.get(name, name.replace("_", " ")), value) for name, value in shown.items()]
     looked_at = "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at."

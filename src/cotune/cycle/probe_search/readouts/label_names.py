@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.readouts.tfidf import compared_losses
 from cotune.cycle.probe_search.state import Evidence
-from cotune.cycle.probe_search.tfidf import compared_losses
 from cotune.errors import counted
 from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.prompt.words import humanise
