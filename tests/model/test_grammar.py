@@ -125,7 +125,7 @@ def decode(
 
 
 @given(schemas, st.integers(0, 40), st.integers(0, 2**31), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 def test_every_answer_parses_and_validates_also_at_the_limit(schema: dict[str, Any], more: int, seed: int, hot: bool) -> None:
     grammar = grammar_of(schema)
     limit = len(TABLE.encode(grammar.end(b"") or b"") or ()) + more
@@ -165,7 +165,7 @@ def masked_greedy(held: TokenGrammar, limit: int, seed: int) -> tuple[list[int],
 
 
 @given(schemas, st.integers(0, 40), st.integers(0, 2**31))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_is_taken_ahead_is_what_the_masks_leave(schema: dict[str, Any], more: int, seed: int) -> None:
     grammar = grammar_of(schema)
     limit = len(TABLE.encode(grammar.end(b"") or b"") or ()) + more
@@ -394,7 +394,7 @@ def test_gold_answers_take_the_order_of_the_schema() -> None:
 
 
 @given(st.integers(-3000, 3000), st.integers(1, 2000), st.integers(1, 4), st.booleans(), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_decimal_within_bounds_can_be_written(
     low: int, wide: int, places: int, exclusive: bool, data: st.DataObject
 ) -> None:
@@ -426,7 +426,7 @@ def respelled(value: Any, seed: int) -> Any:
 
 
 @given(schemas, st.integers(0, 40), st.integers(0, 2**31))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 def test_however_a_valid_answer_is_spelled_its_one_form_can_be_written(schema: dict[str, Any], more: int, seed: int) -> None:
     grammar = grammar_of(schema)
     limit = len(TABLE.encode(grammar.end(b"") or b"") or ()) + more

@@ -81,7 +81,7 @@ def tables(plan: PackedPlan) -> dict[int, tuple[RowBlock, int, int]]:
 
 
 @given(layouts(), st.one_of(st.none(), st.integers(1, 8)))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_each_token_sees_exactly_its_path(call_cost: int, layout: dict[str, Any], window: int | None) -> None:
     plan = plan_pass(layout["suffixes"], **{k: v for k, v in layout.items() if k != "suffixes"})
     head, prefix = len(layout["head"]), layout["prefix"]
@@ -133,7 +133,7 @@ def test_each_token_sees_exactly_its_path(call_cost: int, layout: dict[str, Any]
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=8), trees(), st.integers(0, 4))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_rows_begin_with_alike_runs_once(call_cost: int, suffixes: list[list[int]], tree: Tree, prefix: int) -> None:
     forest = [tree] * len(suffixes)
     plan = plan_pass(suffixes, prefix=prefix, trees=forest, merge=[len(suffix) for suffix in suffixes])

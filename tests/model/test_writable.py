@@ -43,7 +43,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 
 
 @given(schemas, st.integers(0, 40), st.integers(0, 2**31), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_is_writable_is_what_can_be_written(schema: dict[str, Any], more: int, seed: int, data: st.DataObject) -> None:
     grammar = grammar_of(schema)
     limit = len(TABLE.encode(grammar.end(b"") or b"") or ()) + more
@@ -58,7 +58,7 @@ def test_what_is_writable_is_what_can_be_written(schema: dict[str, Any], more: i
 
 
 @given(st.lists(VALUES, min_size=1, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_an_inferred_schema_lets_every_value_be_written_that_it_was_inferred_from(values: list[Any]) -> None:
     output = json_output(infer_schema(values))
     writable = Writable(output)

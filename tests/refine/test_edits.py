@@ -47,7 +47,7 @@ def prompts_of(task: Task) -> list[Prompt]:
     return [*starting_bank(task), *mine]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(TASKS), st.data(), st.sampled_from(sorted(OPERATORS)), st.integers(0, 2**32))
 def test_every_operator_keeps_what_must_be_kept(task: Task, data: st.DataObject, name: str, seed: int) -> None:
     prompt = data.draw(st.sampled_from(prompts_of(task)))

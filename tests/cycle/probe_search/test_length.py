@@ -84,6 +84,13 @@ def test_the_users_longest_prompt_fits_the_limit(bench: Bench, finished: Path, t
     assert of_kind(out, "length")[0]["max_tokens"] > of_kind(finished, "length")[0]["max_tokens"] + 60
 
 
+def test_with_hardly_any_budget_rows_are_shortened_unseen(bench: Bench, tmp_path: Path) -> None:
+    assert run(bench, tmp_path / "run", budget="8ktok").code == 2
+    assert run(bench, tmp_path / "run", budget="20ktok", at=("line", "pool", 1)).code == KILLED
+    (value,) = of_kind(tmp_path / "run", "length")
+    assert (value["row"], value["log_loss"], value["kept"], value["reads_on"]) == (128, None, True, False)
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [(("engine.max_tokens=1024",), {}), ((), {"budget": "4Mtok"}), ((), {"words": 5})],

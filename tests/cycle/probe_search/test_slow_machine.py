@@ -169,12 +169,12 @@ def test_a_race_is_cut_where_the_rest_is_needed_for_the_end(
 def test_test_rows_make_room_for_tuning_and_are_scored_if_there_is_time(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine, out = Machine(1 / 1.6), tmp_path / "run"
-    on(machine, monkeypatch, planned=1.6 * PLANNED)
+    machine, out = Machine(1 / 1.4), tmp_path / "run"
+    on(machine, monkeypatch, planned=1.4 * PLANNED)
     result = run(bench, out, Quiet(), test=300, rows=360)
     assert machine.now <= BUDGET
     (plan,) = of_kind(out, "plan")
-    assert (plan["test"], plan["of"]) == (200, 300) and plan["epochs"] and plan["last_epochs"]
+    assert plan["test"] == 200 < plan["of"] and plan["epochs"] and plan["last_epochs"]
     arm = result.summary["arms"]["best_tuned"]
     assert arm["steps"] and 200 <= arm["n"] <= 300
 

@@ -164,8 +164,9 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
 
 def _longest_prompt(config: RunConfig, events: list[dict[str, Any]]) -> int:
     """Most tokens of a prompt in a recorded run: the config's, or what the run chose."""
-    chosen = (fields(event["value"]).get("max_tokens") for event in events if event["kind"] == "length")
-    return config.engine.max_tokens or next((int(tokens) for tokens in chosen if tokens), MOST_TOKENS)
+    lengths = [fields(event["value"]) for event in events if event["kind"] == "length"]
+    chosen = [int(value["max_tokens"]) for value in lengths if value.get("kept") and value.get("max_tokens")]
+    return config.engine.max_tokens or (chosen[-1] if chosen else MOST_TOKENS)
 
 
 def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:

@@ -40,6 +40,11 @@ class _Read:
     embedding: Embedding
     losses: NDArray[np.float64]
 
+    @property
+    def mean(self) -> float:
+        """Mean log-loss in nats."""
+        return float(self.losses.mean())
+
 
 class RowLengths:
     """Chooses how many tokens of each row are read; ``length`` steps.
@@ -73,13 +78,23 @@ class RowLengths:
         self._rows = labelled_rows(context)[:opening]
 
     def choose(self) -> Embedding | None:
-        """Shorten the context's rows if that is of use; returns the states of the first rows that were read, if any."""
+        """Shorten the context's rows if that is of use; returns the states of the first rows that were read, if any.
+
+        What is decided before anything was read depends on the budget and the planned speed alone, so that a resumed run
+        decides alike.
+        """
         lengths = [
             length
             for length in HEURISTICS.row_lengths
             if self._longest + length < self._limit and self._mean(length) <= _SAVES * self._mean(None)
         ]
         if not lengths or self._apart or self._has_room(None) or not can_fit(self._seed, self._rows):
+            return None
+        if not self._may_read(lengths[0], self._amount):
+            # The first race reads these rows, as far as there is time.
+            facts = self._facts(lengths[0], None, kept=True, reads_on=False)
+            self._context.journal.step("length", self._key(lengths[0]), lambda: {**facts, "text": self._told(lengths[0])})
+            self._context.limit_prompts(self._most_tokens(lengths[0]))
             return None
         chosen: _Read | None = None
         ladder = [*lengths, None]
@@ -114,43 +129,56 @@ class RowLengths:
 
     def _decide(self, before: _Read | None, read: _Read, following: Sequence[int | None]) -> dict[str, Any]:
         """Whether a length is kept, and whether the following one, if any, is tried; a ``length`` step."""
-        journal = self._context.journal
 
         def effect() -> dict[str, Any]:
             kept = before is None or self._is_worth_it(before, read)
-            reads_on = bool(kept and following and self._may_read(following[0]))
-            facts = {
-                "row": read.length,
-                "max_tokens": self._most_tokens(read.length),
-                "log_loss": round(float(read.losses.mean()), 4),
-                "kept": kept,
-                "reads_on": reads_on,
-            }
-            return facts if reads_on else {**facts, "text": self._told(before, read, kept=kept)}
+            left = self._context.spending.left_within_step()
+            reads_on = bool(kept and following and self._may_read(following[0], left))
+            facts = self._facts(read.length, round(read.mean, 4), kept=kept, reads_on=reads_on)
+            if reads_on:
+                return facts
+            further = "whole" if read.length is None else f"up to {read.length}"
+            compared = (
+                ""
+                if before is None
+                else f": held-out log-loss {before.mean:.3f} up to {before.length} tokens, {read.mean:.3f} {further}"
+            )
+            return {**facts, "text": self._told(read.length if kept or before is None else before.length, compared)}
 
-        value: dict[str, Any] = journal.step("length", [self._context.task.fingerprint, read.length], effect)
+        value: dict[str, Any] = self._context.journal.step("length", self._key(read.length), effect)
         return value
+
+    def _key(self, length: int | None) -> list[Any]:
+        return [self._context.task.fingerprint, length]
+
+    def _facts(self, length: int | None, log_loss: float | None, *, kept: bool, reads_on: bool) -> dict[str, Any]:
+        facts = {"row": length, "max_tokens": self._most_tokens(length), "log_loss": log_loss}
+        return {**facts, "kept": kept, "reads_on": reads_on}
 
     def _is_worth_it(self, before: _Read, read: _Read) -> bool:
         gain = before.losses - read.losses
         error = float(gain.std(ddof=1)) / math.sqrt(len(gain))
         lost = self._has_room(before.length) and not self._has_room(read.length)
-        needed = HEURISTICS.tuning_gain * float(before.losses.mean()) if lost else 0.0
+        needed = HEURISTICS.tuning_gain * before.mean if lost else 0.0
         return float(gain.mean()) - needed > HEURISTICS.length_errors * error
 
-    def _may_read(self, length: int | None) -> bool:
-        """Whether there is time for reading at a length, for a part of a race and for the smallest test at it."""
-        spending, test = self._context.spending, self._context.task.test.n
-        rows = _PART_OF_RACE * len(self._rows) + 2 * min(test, HEURISTICS.least_test)
-        return spending.costs.scoring(rows * self._tokens(length)) <= HEURISTICS.length_share * spending.left_within_step()
+    def _may_read(self, length: int | None, left: float) -> bool:
+        """Whether there is room for reading at a length and for the shortest run after it.
+
+        Under a time budget this is a part of a race and the smallest test, because both may be cut then.
+        """
+        costs, task = self._context.spending.costs, self._context.task
+        if costs.budget.kind == "time":
+            rows = _PART_OF_RACE * len(self._rows) + 2 * min(task.test.n, HEURISTICS.least_test)
+        else:
+            raced = rows_embedded(HEURISTICS.least_pool, len(task.train) + len(task.dev), len(self._rows))
+            rows = len(self._rows) + raced + 2 * task.test.n
+        return costs.scoring(rows * self._tokens(length)) <= HEURISTICS.length_share * left
 
     def _has_room(self, length: int | None) -> bool:
-        """Whether a small run fits the budget at a length: a race of the smallest pool, a tuning, and a test of some rows.
-
-        By the budget and the planned speed, and not by the clock, so that a resumed run decides alike.
-        """
+        """Whether a small run fits the budget at a length: a race of the smallest pool, a tuning, and a test of some rows."""
         context = self._context
-        costs, budget, values = context.spending.costs, context.spending.budget, context.choosing.most_values
+        costs, values = context.spending.costs, context.choosing.most_values
         rows = min(len(context.task.train) + len(context.task.dev), max(LEAST_ROWS, LEAST_ROWS_A_LABEL * values))
         opening = HEURISTICS.opening_rows(values)
         raced = HEURISTICS.other_prompts * rows_embedded(HEURISTICS.least_pool, rows, opening)
@@ -162,8 +190,13 @@ class RowLengths:
         tuned = rows * epochs * (splits + 1) / 2
         read = costs.scoring(self._tokens(length) * (raced + tested + (splits + 1) * rows))
         learnt = costs.training(self._tokens(length) * tuned * HEURISTICS.window_share)
-        loading = HEURISTICS.loading if budget.kind == "time" else 0.0
-        return bool(read + learnt <= HEURISTICS.length_share * (budget.amount - loading))
+        return bool(read + learnt <= HEURISTICS.length_share * self._amount)
+
+    @property
+    def _amount(self) -> float:
+        """The budget, without the time for loading the model."""
+        budget = self._context.spending.budget
+        return budget.amount - (HEURISTICS.loading if budget.kind == "time" else 0.0)
 
     def _tokens(self, length: int | None) -> float:
         """Mean tokens that a pass runs for a row."""
@@ -177,17 +210,10 @@ class RowLengths:
     def _most_tokens(self, length: int | None) -> int:
         return self._limit if length is None else self._longest + length
 
-    def _told(self, before: _Read | None, read: _Read, *, kept: bool) -> str:
-        chosen = read if kept or before is None else before
-        longer = self._fixed + self._own > self._most_tokens(chosen.length)
-        if chosen.length is None:
-            how = "whole, although the budget is small for their length"
-        else:
-            how = (
-                f"up to about {chosen.length} tokens ({longer.mean():.0%} are longer), as the budget is small for their length"
-            )
-        if before is None:
-            return f"rows are read {how}"
-        one, other = before.losses.mean(), read.losses.mean()
-        further = "whole" if read.length is None else f"up to {read.length}"
-        return f"rows are read {how}: held-out log-loss {one:.3f} up to {before.length} tokens, {other:.3f} {further}"
+    def _told(self, length: int | None, compared: str = "") -> str:
+        """What is chosen, in words."""
+        if length is None:
+            return f"rows are read whole, although the budget is small for their length{compared}"
+        longer = (self._fixed + self._own > self._most_tokens(length)).mean()
+        why = "as the budget is small for their length"
+        return f"rows are read up to about {length} tokens ({longer:.0%} are longer), {why}{compared}"

@@ -165,8 +165,8 @@ def _closing(context: RunContext, prices: Prices) -> float:
 def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
-    No final tuning is planned if a trial may ship without one (``search.whole``). If the wanted epochs have no room beside the
-    test, then under a time budget fewer test rows come first (:data:`~cotune.cycle.probe_search.sampling.LEAST_TEST`): the
+    No final tuning is planned if a trial may ship without one (``search.whole``). If a final tuning has no room beside
+    the test, fewer test rows come first under a time budget (:data:`~cotune.cycle.probe_search.sampling.LEAST_TEST`), and the
     others are scored if there is time left at the end (:func:`cotune.cycle.search.arms.score_more`).
 
     Returns:
@@ -202,6 +202,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         fewer = [(False, False, LEAST_TEST)] if context.spending.budget.kind == "time" and whole.n > LEAST_TEST else []
         plans: list[tuple[LabelSearch, int | None]] = []
         for tunes_seed, zero_shot, count in ((True, True, None), (True, False, None), (False, False, None), *fewer):
+            if count is not None and any(one.last_epochs or search.whole for one, _ in plans):
+                break
             plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot), count)
             plans.append((plan, count))
             if (plan.last_epochs or search.whole) and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
