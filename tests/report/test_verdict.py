@@ -465,6 +465,15 @@ def test_dev_is_compared_with_the_test_only_outside_the_interval_of_the_test(dev
 
 def test_few_rows_are_told() -> None:
     assert "Only 120 rows" in " ".join(improvements({"n": {"train": 120}}))
+
+
+def test_a_larger_budget_is_advised_where_rows_were_shortened() -> None:
+    short = {"length": {"row": 128, "max_tokens": 150}, "budget": "1m"}
+    (step,) = improvements(short)
+    assert step.startswith("Rows were read up to about 128 tokens, as the budget is small for their length. Give it a larger")
+    (step,) = improvements({**short, "n": {"train": 300, "dev": 90, "test": 30}, "given": {"labelled": 390, "test": 60}})
+    assert step.startswith("30 of 60 test rows were scored, as the budget had room for no more; rows were read up to about 128")
+    assert not improvements({**short, "length": None})
     assert not improvements({"n": {"train": 3000}})
 
 

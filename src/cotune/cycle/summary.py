@@ -144,6 +144,7 @@ def build_summary(
         "label_names": _last(context, "label_names"),
         "tfidf": _last(context, "tfidf"),
         "further": further,
+        "length": _length(context),
         "chain": _last(context, "chain"),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": account.truncated,
@@ -180,6 +181,12 @@ def _selection(
 def _last(context: RunContext, kind: str) -> dict[str, Any] | None:
     """The value of the last step of a kind; None if there is none. A race that is read on after a cut repeats steps."""
     return next((dict(event["value"]) for event in reversed(context.journal.events) if event["kind"] == kind), None)
+
+
+def _length(context: RunContext) -> dict[str, Any] | None:
+    """Up to how many tokens rows are read, if they were shortened for lack of budget."""
+    kept = [event["value"] for event in context.journal.events if event["kind"] == "length" and event["value"]["kept"]]
+    return {name: kept[-1][name] for name in ("row", "max_tokens")} if kept and kept[-1]["row"] is not None else None
 
 
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:

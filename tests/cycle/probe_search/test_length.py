@@ -52,6 +52,7 @@ def test_rows_are_shortened_until_a_tuning_has_room(finished: Path) -> None:
     assert embedded[:2] == ["length", "length"]
     assert of_kind(finished, "train"), "there is room for tuning"
     assert summary_of(finished)["arms"]["best_tuned"]["n"] == 20
+    assert summary_of(finished)["length"] == {name: read[0][name] for name in ("row", "max_tokens")}
 
 
 def test_the_bundle_shortens_rows_likewise(bench: Bench, finished: Path, tmp_path: Path) -> None:
