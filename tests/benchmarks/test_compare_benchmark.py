@@ -78,7 +78,7 @@ def test_shares_add_up_whatever_the_counts() -> None:
 def test_no_labelled_row_repeats_a_test_row_or_has_two_labels(tmp_path: Path) -> None:
     write_set(tmp_path / "s", {"a": 5, "b": 5})
     extra = [
-        {"input": "a asked 0", "output": "a"},
+        {"input": "a asked\u20280", "output": "a"},
         {"input": "both", "output": "a"},
         {"input": "both", "output": "b"},
         {"input": "twice", "output": "a"},
@@ -87,7 +87,7 @@ def test_no_labelled_row_repeats_a_test_row_or_has_two_labels(tmp_path: Path) ->
     with (tmp_path / "s" / "train.jsonl").open("a", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in extra)
     found = Counter(row.text for row in read_set(tmp_path, "s").pool)
-    assert found["twice"] == 1 and not {"a asked 0", "both"} & found.keys()
+    assert found["twice"] == 1 and not {"a asked\u20280", "both"} & found.keys()
     assert len(found) == 11
 
 
