@@ -167,6 +167,11 @@ def journal_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def of_kind(folder: Path, kind: str) -> list[Any]:
+    """The values of a run's steps of a kind."""
+    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
+
+
 def without_times(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What must be the same in every run of the same seed: a journal but for its times and its memory."""
     kept = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from cycle_runs import SETTINGS, journal_of, labelled_rows, summary_of
+from cycle_runs import SETTINGS, journal_of, labelled_rows, of_kind, summary_of
 
 from cotune.cache import CACHE_VARIABLE
 from cotune.config import config_in_memory
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 ARMS = {"seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned"}
-
-
-def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
 
 
 def ids(proposals: list[dict[str, Any]]) -> list[str]:

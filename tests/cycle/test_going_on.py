@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
-from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, of_kind, summary_of, without_times, write_csv
 
 import cotune
 from cotune.bundle.load import OpenedBundle
@@ -48,10 +48,6 @@ def rows(kinds: tuple[str, ...], count: int, seed: int) -> list[dict[str, str]]:
         word = rng.choice(_WORDS[kind])
         made.append({"text": f"{word} {1000 * seed + i} {word}", "label": kind})
     return made
-
-
-def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
 
 
 def changed(bundle: Path, folder: Path, **manifest: Any) -> Path:

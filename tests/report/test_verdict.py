@@ -465,6 +465,7 @@ def test_dev_is_compared_with_the_test_only_outside_the_interval_of_the_test(dev
 
 def test_few_rows_are_told() -> None:
     assert "Only 120 rows" in " ".join(improvements({"n": {"train": 120}}))
+    assert not improvements({"n": {"train": 3000}})
 
 
 def test_a_larger_budget_is_advised_where_rows_were_shortened() -> None:
@@ -474,7 +475,6 @@ def test_a_larger_budget_is_advised_where_rows_were_shortened() -> None:
     (step,) = improvements({**short, "n": {"train": 300, "dev": 90, "test": 30}, "given": {"labelled": 390, "test": 60}})
     assert step.startswith("30 of 60 test rows were scored, as the budget had room for no more; rows were read up to about 128")
     assert not improvements({**short, "length": None})
-    assert not improvements({"n": {"train": 3000}})
 
 
 def test_probes_learn_from_train_and_dev() -> None:

@@ -13,6 +13,7 @@ from cotune.config import RunConfig
 from cotune.errors import InputError
 from cotune.files import inside, known_json, load_json
 from cotune.model.loading.folder import model_fingerprint
+from cotune.plain import fields
 from cotune.run_files import SUMMARY
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
         if event["kind"] == kind:
             return event["value"]
     raise InputError(f"the journal holds no step {kind!r}", where=where, hint="Copy the run's folder again from its source.")
+
+
+def chosen_length(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The value of the last ``length`` step that was kept: how far a run reads its rows; empty if it never looked."""
+    values = [fields(event["value"]) for event in events if event["kind"] == "length"]
+    return next((dict(value) for value in reversed(values) if value.get("kept")), {})
 
 
 def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:

@@ -14,6 +14,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
+from cotune.cycle.kept import chosen_length
 from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
@@ -185,8 +186,8 @@ def _last(context: RunContext, kind: str) -> dict[str, Any] | None:
 
 def _length(context: RunContext) -> dict[str, Any] | None:
     """Up to how many tokens rows are read, if they were shortened for lack of budget."""
-    kept = [event["value"] for event in context.journal.events if event["kind"] == "length" and event["value"]["kept"]]
-    return {name: kept[-1][name] for name in ("row", "max_tokens")} if kept and kept[-1]["row"] is not None else None
+    chosen = chosen_length(context.journal.events)
+    return {name: chosen[name] for name in ("row", "max_tokens")} if chosen.get("row") is not None else None
 
 
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, of_kind, summary_of, without_times, write_csv
 
 from cotune.cache import cache_folder
 from cotune.config import config_in_memory
@@ -49,10 +49,6 @@ def run(bench: Bench, out: Path, *more: str, budget: str = "220ktok", **named: A
     settings = ("tune.readout=auto", "search.max_cycles=2", "tune.max_epochs=5")
     # With this seed a tuned prompt beats the frozen one in the bundle, and both are judged on the same rows.
     return bench.run(out, *settings, *more, budget=budget, **{"seed": 5, **named})
-
-
-def of_kind(folder: Path, kind: str) -> list[Any]:
-    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +242,13 @@ def spent(folder: Path) -> int:
     return sum(cost[name] for name in ("tokens_scored", "tokens_written", "tokens_trained", "tokens_embedded"))
 
 
-def test_a_window_of_ones_own_and_a_token_budget_that_is_kept(bench: Bench, tmp_path: Path) -> None:
+def test_a_token_budget_is_kept(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", budget="40ktok")
+    assert ended.code == 0, ended.stderr
+    assert spent(tmp_path / "run") <= 40_000
+
+
+def test_a_window_of_ones_own_and_a_larger_budget_that_is_kept(bench: Bench, tmp_path: Path) -> None:
     ended = run(bench, tmp_path / "run", "tune.layers=[2,2]", budget="50ktok")
     assert ended.code == 0, ended.stderr
     assert spent(tmp_path / "run") <= 50_000

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, of_kind, summary_of, without_times, write_csv
 
 from cotune.cache import cache_folder
 
@@ -28,10 +28,6 @@ def run(bench: Bench, out: Path, *more: str, budget: str = "120ktok", words: int
     settings = ("--model", str(bench.model), "--budget", budget, "--out", str(out), *SETTINGS, "tune.readout=auto")
     brief = ("search.max_cycles=1", "limit.test=20", "evaluate.robustness=false")
     return bench.commands.run("run", str(data), "--input", "text", "--output", "label", *settings, *brief, *more, **options)
-
-
-def of_kind(folder: Path, kind: str) -> list[Any]:
-    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
 
 
 @pytest.fixture(scope="module")

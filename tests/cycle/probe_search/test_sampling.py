@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
+from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, of_kind, summary_of, without_times, write_csv
 
 from cotune.config import config_in_memory
 from cotune.config.task import Task
@@ -28,10 +28,6 @@ def run(
     settings = ("--model", str(bench.model), "--budget", budget, "--out", str(out), *SETTINGS, "tune.readout=auto")
     asked = ("run", str(data), "--input", "text", "--output", "label", *settings, "search.max_cycles=1", "limit.test=60")
     return bench.commands.run(*asked, at=at)
-
-
-def of_kind(folder: Path, kind: str) -> list[Any]:
-    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from cycle_runs import journal_of, labelled_rows
+from cycle_runs import journal_of, labelled_rows, of_kind
 
 from cotune.config import config_in_memory
 from cotune.config.task import Task
@@ -95,10 +95,6 @@ def slow_fits(machine: Machine, patch: pytest.MonkeyPatch, seconds: float) -> No
         return fit(*given, **named)
 
     patch.setattr(fits, "fit_prompt", counted)
-
-
-def of_kind(out: Path, kind: str) -> list[dict[str, Any]]:
-    return [event["value"] for event in journal_of(out) if event["kind"] == kind]
 
 
 def task_of(test: int = 100, rows: int = 240) -> Task:

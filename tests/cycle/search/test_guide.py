@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cycle_runs import journal_of, summary_of, without_times
+from cycle_runs import journal_of, of_kind, summary_of, without_times
 
 from chat_server import Handler, Reply, chat_server, hang, say, send, torn
 from cotune.prompt.prompt import Prompt
@@ -20,10 +20,6 @@ KILLED = -9
 BRIEF = ("tune.max_epochs=1", "limit.train=50", "search.max_cycles=2")
 """For tests of what is proposed, to which tuning matters little; the second cycle is the first that asks."""
 WISE = ("Name the kind of thing that is meant.", "Think of what the first word stands for.", "Decide between {labels}.")
-
-
-def of_kind(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event["value"] for event in journal_of(folder) if event["kind"] == kind]
 
 
 def settings(url: str, *more: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.spending import Stopwatch
 from cotune.cycle.journal import Journal
-from cotune.cycle.kept import check_model, recorded
+from cotune.cycle.kept import check_model, chosen_length, recorded
 from cotune.cycle.permissions import Permissions
 from cotune.cycle.workers.opening import check_engine
 from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
@@ -24,7 +24,6 @@ from cotune.model.engine.edge_states import MOST_BYTES, EdgeStates
 from cotune.model.engine.settings import MOST_TOKENS, EngineSettings, batch_tokens, weight_bytes
 from cotune.model.hardware.shared_cpus import SharedCpus
 from cotune.model.local import LocalModel
-from cotune.plain import fields
 from cotune.task.task import Task
 from cotune.tune.tuners import TUNERS, check_dtype
 
@@ -116,7 +115,8 @@ class LocalBackend(Backend):
 
         place = permissions.model_folder(config, folder)
         check_model(events, place)
-        settings = _settings_here(recorded(events, "engine", str(folder)), _longest_prompt(config, events), place)
+        longest = config.engine.max_tokens or chosen_length(events).get("max_tokens") or MOST_TOKENS
+        settings = _settings_here(recorded(events, "engine", str(folder)), longest, place)
         cache = ScoreCache(folder / "scores.sqlite")
         model = LocalModel.load(place, settings=settings, cache=cache, name=permissions.model_name(config), light=True)
         model.chooser = Neighbours(model)
@@ -160,13 +160,6 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
         ) from error
     model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
     return model, probed
-
-
-def _longest_prompt(config: RunConfig, events: list[dict[str, Any]]) -> int:
-    """Most tokens of a prompt in a recorded run: the config's, or what the run chose."""
-    lengths = [fields(event["value"]) for event in events if event["kind"] == "length"]
-    chosen = [int(value["max_tokens"]) for value in lengths if value.get("kept") and value.get("max_tokens")]
-    return config.engine.max_tokens or (chosen[-1] if chosen else MOST_TOKENS)
 
 
 def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:

@@ -196,7 +196,7 @@ class Embedding:
                 "layers": list(layers),
                 "tokens": round(tokens * self.share(layers)) + sum(row.looked_up for row in asked.rendered),
                 "saved": max(0, plain - tokens),
-                # Lengths are tried on purpose; what is chosen is told.
+                # Rows are shortened on purpose here; the chosen length is reported.
                 "truncated": 0 if stage == "length" else sum(row.truncated for row in asked.rendered),
                 "seconds": round(time.monotonic() - started, 3),
                 **by,

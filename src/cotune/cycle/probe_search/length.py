@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,26 +57,27 @@ class RowLengths:
     log-loss must fall by as much as tuning usually gains.
 
     Args:
-        own: the seed prompt, and the user's further prompts.
+        own: the seed prompt, and the user's further prompts, none with nearest demonstrations.
         most_epochs: ``tune.max_epochs`` of the config.
     """
 
     def __init__(self, context: RunContext, own: Sequence[Prompt], most_epochs: float) -> None:
         self._context, self._seed, self._most_epochs = context, own[0], most_epochs
-        self._apart = any(prompt.nearest for prompt in own)
-        """Whether each row has a prompt of its own, which no limit on rows fits."""
         blank = Example("", dict.fromkeys(context.task.input_fields, "x"), "")
         prompts = [context.answering.render(prompt, [blank])[0] for prompt in own]
         self._fixed, self._longest = len(prompts[0].prompt_ids), max(len(row.prompt_ids) for row in prompts)
         """Tokens of the seed prompt without a row, and of the longest of the user's, which must fit the limit too."""
         self._prefix = prompts[0].start if context.model.shared else 0
         """Tokens of the seed prompt that run once for all rows."""
-        sample = context.train_sample[:_SAMPLE]
-        self._own = np.array([len(context.answering.render(own[0], [row])[0].prompt_ids) for row in sample]) - self._fixed
-        """Tokens of each row's own text."""
+        sample = context.answering.render(own[0], context.train_sample[:_SAMPLE])
+        self._own = np.array([len(row.prompt_ids) for row in sample]) - self._fixed
+        """Tokens of each row's text."""
         self._limit = context.model.renderer.max_tokens
-        opening = HEURISTICS.opening_rows(context.choosing.most_values)
-        self._rows = labelled_rows(context)[:opening]
+
+    @cached_property
+    def _rows(self) -> tuple[Example, ...]:
+        """The first race's first rows."""
+        return labelled_rows(self._context)[: HEURISTICS.opening_rows(self._context.choosing.most_values)]
 
     def choose(self) -> Embedding | None:
         """Shorten the context's rows if that is of use; returns the states of the first rows that were read, if any.
@@ -88,12 +90,12 @@ class RowLengths:
             for length in HEURISTICS.row_lengths
             if self._longest + length < self._limit and self._mean(length) <= _SAVES * self._mean(None)
         ]
-        if not lengths or self._apart or self._has_room(None) or not can_fit(self._seed, self._rows):
+        if not lengths or self._has_room(None) or not can_fit(self._seed, self._rows):
             return None
         if not self._may_read(lengths[0], self._amount):
             # The first race reads these rows, as far as there is time.
             facts = self._facts(lengths[0], None, kept=True, reads_on=False)
-            self._context.journal.step("length", self._key(lengths[0]), lambda: {**facts, "text": self._told(lengths[0])})
+            self._context.journal.step("length", self._key(lengths[0]), lambda: {**facts, "text": self._sentence(lengths[0])})
             self._context.limit_prompts(self._most_tokens(lengths[0]))
             return None
         chosen: _Read | None = None
@@ -137,13 +139,11 @@ class RowLengths:
             facts = self._facts(read.length, round(read.mean, 4), kept=kept, reads_on=reads_on)
             if reads_on:
                 return facts
+            if before is None:
+                return {**facts, "text": self._sentence(read.length)}
             further = "whole" if read.length is None else f"up to {read.length}"
-            compared = (
-                ""
-                if before is None
-                else f": held-out log-loss {before.mean:.3f} up to {before.length} tokens, {read.mean:.3f} {further}"
-            )
-            return {**facts, "text": self._told(read.length if kept or before is None else before.length, compared)}
+            compared = f": held-out log-loss {before.mean:.3f} up to {before.length} tokens, {read.mean:.3f} {further}"
+            return {**facts, "text": self._sentence((read if kept else before).length, compared)}
 
         value: dict[str, Any] = self._context.journal.step("length", self._key(read.length), effect)
         return value
@@ -203,14 +203,14 @@ class RowLengths:
         return self._mean(length) + self._fixed - self._prefix
 
     def _mean(self, length: int | None) -> float:
-        """Mean of the rows' tokens of their own."""
+        """Mean tokens of the rows' texts."""
         own = np.minimum(self._own, self._most_tokens(length) - self._fixed)
         return float(own.mean())
 
     def _most_tokens(self, length: int | None) -> int:
         return self._limit if length is None else self._longest + length
 
-    def _told(self, length: int | None, compared: str = "") -> str:
+    def _sentence(self, length: int | None, compared: str = "") -> str:
         """What is chosen, in words."""
         if length is None:
             return f"rows are read whole, although the budget is small for their length{compared}"

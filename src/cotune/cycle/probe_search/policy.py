@@ -116,12 +116,13 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
 def fit_rows(context: RunContext, config: RunConfig, own: Sequence[Prompt]) -> Embedding | None:
     """Start a search by probes with as much of the rows as its budget can use; other searches use all.
 
-    See :class:`RowLengths` and :func:`draw_rows`. Values that are copied from the text may stand at its end, so then rows are
-    not shortened. ``own`` holds the seed prompt first. Returns the states that were read for this, if any.
+    See :class:`RowLengths` and :func:`draw_rows`. Values that are copied from the text may stand at its end, and nearest
+    demonstrations make a prompt as long as its rows, so then rows are not shortened. ``own`` holds the seed prompt first.
+    Returns the states that were read for this, if any.
     """
     if not searches_by_probes(context, config):
         return None
-    shortens = config.engine.max_tokens is None and not context.choosing.reads_words
+    shortens = config.engine.max_tokens is None and not context.choosing.reads_words and not any(one.nearest for one in own)
     read = RowLengths(context, own, config.tune.max_epochs).choose() if shortens else None
     draw_rows(context, parts_of(context, config)[1], own[0])
     return read

@@ -56,11 +56,11 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
         steps.append('An answer counts only if it is exactly the right number; "metric=within 10%" counts numbers near it too.')
     if "test" not in cut and (advice := more_rows(summary)) is not None:
         steps.append(advice)
-    length = number(fields(summary.get("length")).get("row"))
-    if cut or (length and not right):
+    length = None if right else number(fields(summary.get("length")).get("row"))
+    if cut or length:
         few = any(used < given / 2 for used, given in cut.values())
         left_out = [left_out_text(cut)] if cut else []
-        if length and not right:
+        if length:
             begin = "rows" if cut else "Rows"
             left_out.append(f"{begin} were read up to about {length:.0f} tokens, as the budget is small for their length")
         steps.append(f"{'; '.join(left_out)}. Give it a larger budget: {_again(summary, _MUCH if few else 2)}")
