@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from certain_tags import read_back
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cotune.config.task import Task
@@ -19,6 +19,7 @@ from cotune.task.known import Known
 from cotune.task.reading.table import Table
 from cotune.task.values.copied import copied_fields, obstacles, values_in_texts
 from cotune.task.values.kinds.registry import KINDS
+from cotune.task.values.number import parse_number
 from cotune.task.values.output import Output
 from cotune.task.values.output_fields import CopiedField, Spelling
 from cotune.task.values.placing import found_in
@@ -93,11 +94,13 @@ def test_other_values_never_move_one_that_stands_there_as_it_is_written(text: st
 
 
 @given(TEXT, TEXT)
-def test_places_are_those_of_equal_words(text: str, value: str) -> None:
-    words = words_of(text)
+@example("1", "1.")
+def test_places_are_those_of_equal_words_or_of_an_equal_number(text: str, value: str) -> None:
+    words, number = words_of(text), parse_number(value)
     wanted = value.casefold().split()
     for first, last in places_alike(text, value):
-        assert text[words[first][0] : words[last][1]].casefold().split() == wanted
+        place = text[words[first][0] : words[last][1]]
+        assert place.casefold().split() == wanted or (number is not None and parse_number(place) == number)
     if (text + value).isascii():
         found = {
             (i, j)

@@ -83,7 +83,7 @@ def usual_spelling(copies: Sequence[tuple[str, str]], common: Spelling) -> Spell
 
 
 def places_alike(text: str, value: str) -> Iterator[tuple[int, int]]:
-    """First and last word of each place of a value in a text, whatever the letter case, white space and commas in numbers."""
+    """First and last word of each place of a value in a text, whatever letter case, white space and way of writing a number."""
     own, wanted = _folded(text), _folded(value.strip())
     line, sought = "".join(own), "".join(wanted)[1:]
     starts = {start: number for number, start in enumerate(accumulate(map(len, own), initial=0))}
