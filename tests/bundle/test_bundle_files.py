@@ -78,7 +78,7 @@ def test_what_a_bundle_holds(bench: Bench, bundle: Path) -> None:
     assert manifest["base_model"] == {"name": str(bench.base), "fingerprint": bench.model.fingerprint, "revision": None}
     assert set(manifest["versions"]) == {"cotune", "python", "torch", "transformers", "peft"}
     assert (manifest["adapter_id"], manifest["prompt_id"]) == (bench.adapter_id, PROMPT.id)
-    assert manifest["engine"] == {"max_tokens": 1024}
+    assert manifest["engine"] == {"max_tokens": 1024, "truncate": "middle"}
     assert loaded(bundle).bundle_id == read_manifest(bundle).id
 
 
@@ -348,6 +348,7 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
         ({"decision": {"kind": "python", "bias": []}}, "decision"),
         ({"engine": {"max_tokens": -1}}, "max_tokens"),
         ({"engine": {"max_tokens": 1, "trust_remote_code": True}}, "trust_remote_code"),
+        ({"engine": {"max_tokens": 1, "truncate": "start"}}, "engine.truncate is not one of middle, end"),
         ({"hooks": []}, "hooks"),
         ({"adapter_id": None}, "adapter_id"),
         ({"task": "\ud800"}, "half a character"),

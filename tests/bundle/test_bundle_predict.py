@@ -31,6 +31,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer
+from cotune.prompt.truncate import Truncation
 from cotune.task.reading.read import read_sheet
 from cotune.task.reading.sheet import sheet_text
 from cotune.task.values.output import Output, label_output
@@ -190,6 +191,19 @@ def test_cut_texts_are_told(bench: Bench, predictor: Predictor, caplog: pytest.L
     assert [one.truncated for one in found] == [False, True, True]
     assert found[1].probabilities == pytest.approx(found[2].probabilities)
     assert "2 of 3 rows" in caplog.text
+
+
+@pytest.mark.parametrize("truncate", ["middle", "end"])
+def test_long_texts_are_shortened_as_they_were_in_the_run(bench: Bench, tmp_path: Path, truncate: Truncation) -> None:
+    model = bench.model.with_prompts(200, truncate)
+    bundle = bench.save(tmp_path / "best", model=model)
+    # Older bundles say nothing, and were made by runs that removed the end.
+    recorded = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["engine"]
+    assert recorded == {"max_tokens": 200} | ({"truncate": "middle"} if truncate == "middle" else {})
+    found, row = loaded(bundle), {"text": "How tall is the tower? " * 100 + "Who built it?"}
+    (rendered,) = found.rendered([row])
+    assert rendered == model.renderer.render(PROMPT, [row], LABELS)[0] and rendered.truncated
+    assert ("Who built it?" in model.tokenizer.decode(rendered.prompt_ids)) == (truncate == "middle")
 
 
 @pytest.mark.parametrize(

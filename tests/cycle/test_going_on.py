@@ -401,6 +401,7 @@ def test_a_bundle_that_was_tampered_with_is_refused(later: Later, tmp_path: Path
 def test_settings_that_belong_to_the_bundle_cannot_be_others(later: Later, tmp_path: Path, bench: Bench) -> None:
     refused(later.run(tmp_path / "run", "tune.rank=8"), "tune.rank=4", "Leave it out")
     refused(later.run(tmp_path / "run", "engine.max_tokens=128"), "engine.max_tokens=1024", "Leave it out")
+    refused(later.run(tmp_path / "run", "engine.truncate=end"), "engine.truncate=middle", "Leave it out")
     from tiny import save_tiny
 
     other = save_tiny(tmp_path / "other", seed=3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from cotune.errors import InputError
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, Renderer, shared_prefix
+from cotune.prompt.truncate import GAP, Truncation, cut_to, equal_length
 from cotune.task.words import text_of, words_of
 from tiny import CHAT_TEMPLATE, merging_tokenizer, tiny_tokenizer
 
@@ -303,11 +305,16 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
 # Long rows ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chat", [True, False])
-@given(long=pieces.map(lambda text: (text + " word é") * 30), short=st.text("abc ", max_size=10), limit=st.integers(60, 120))
+@pytest.mark.parametrize("truncate", ["middle", "end"])
+@given(
+    long=pieces.map(lambda text: (text + " word é") * 30),
+    short=st.text("abc ", max_size=10),
+    limit=st.integers(60, 120),
+    chat=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
-def test_only_the_longest_field_loses_its_end(chat: bool, long: str, short: str, limit: int) -> None:
-    renderer = Renderer(tiny_tokenizer(chat), max_tokens=limit)
+def test_only_the_longest_field_loses_a_part(truncate: Truncation, long: str, short: str, limit: int, chat: bool) -> None:
+    renderer = Renderer(tiny_tokenizer(chat), max_tokens=limit, truncate=truncate)
     free = Renderer(tiny_tokenizer(chat), max_tokens=10_000)
     prompt = Prompt(instruction="Name it.", input_template="[{input}] ({other})", cue="Label:")
     rows = [{"input": long, "other": short}, {"input": "Who?", "other": short}]
@@ -321,7 +328,54 @@ def test_only_the_longest_field_loses_its_end(chat: bool, long: str, short: str,
         assert text.startswith(before)
         assert text[len(before) :].split(after)[-1] == whole.split(after)[-1]
         shown = text[len(before) : text.rindex(after)]
-        assert whole[len(before) :].startswith(shown) and len(cut.prompt_ids) > limit - 12, "as much is shown as fits"
+        beginning, _, ending = shown.partition(GAP) if truncate == "middle" else (shown, "", "")
+        assert whole[len(before) :].startswith(beginning) and len(cut.prompt_ids) > limit - 14, "as much is shown as fits"
+        assert whole[: whole.rindex(after)].endswith(ending)
+
+
+def test_a_text_without_its_middle_has_a_quarter_of_its_tokens_from_its_end() -> None:
+    text = " ".join(map(str, range(100, 200)))
+    spans = [(4 * i, 4 * i + 3) for i in range(100)]
+    shown = cut_to(42, text, spans, "middle", 2)
+    assert shown == " ".join(map(str, range(100, 130))) + GAP + " ".join(map(str, range(190, 200)))
+    assert cut_to(5, text, spans, "middle", 2) == "100 101 102 103 104 ", "too few tokens for both ends"
+    assert cut_to(0, text, spans, "middle", 2) == "" and cut_to(100, text, spans, "middle", 2) == text
+    assert cut_to(3, text, spans, "end", 2) == "100 101 102 "
+
+
+@pytest.mark.parametrize("truncate", ["middle", "end"])
+def test_of_two_long_fields_both_are_shown(truncate: Truncation) -> None:
+    renderer = Renderer(tiny_tokenizer(False), max_tokens=100, truncate=truncate)
+    prompt = Prompt(input_template="[{a}] ({b}) {c}", cue="Label:")
+    row = {"a": "first " * 300, "b": "second " * 290, "c": "third."}
+    (cut,) = renderer.render(prompt, [row], LABELS)
+    a, b, c = re.fullmatch(r"\[(.*)\] \((.*)\) (.*)\nLabel:", decode(renderer, cut.prompt_ids)).groups()  # type: ignore[union-attr]
+    assert c == "third." and 90 < len(cut.prompt_ids) <= 100
+    lengths = [len(renderer.tokenizer(text)["input_ids"]) for text in (a, b)]
+    assert abs(lengths[0] - lengths[1]) <= 2, "neither is emptied for the other"
+    assert (GAP in a) == (GAP in b) == (truncate == "middle")
+
+
+@given(
+    fields=st.lists(st.tuples(st.integers(0, 50), st.integers(1, 3)), min_size=1, max_size=4),
+    most=st.integers(0, 200),
+)
+def test_the_longest_fields_are_cut_to_the_same_length(fields: list[tuple[int, int]], most: int) -> None:
+    def taken(length: int) -> int:
+        return sum(shown * min(tokens, length) for tokens, shown in fields)
+
+    length = equal_length(fields, most)
+    assert taken(length) <= most
+    assert length == max(tokens for tokens, _ in fields) or taken(length + 1) > most, "no longer one fits"
+
+
+def test_what_no_prompt_shows_is_not_shortened() -> None:
+    renderer = Renderer(tiny_tokenizer(False), max_tokens=60)
+    prompt, row = Prompt(input_template="{input}", cue="Label:"), {"input": "Who built it?", "other": "a tower " * 3000}
+    (found,) = renderer.render(prompt, [row], LABELS)
+    assert not found.truncated
+    (cut,) = renderer.render(prompt, [row | {"input": "Who? " * 90}], LABELS)
+    assert cut.truncated and 50 < len(cut.prompt_ids) <= 60
 
 
 def test_truncated_rows_still_spell_prompt_and_answer() -> None:

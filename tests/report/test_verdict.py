@@ -160,8 +160,8 @@ def test_what_stands_in_the_system_text_and_in_label_words_is_shown() -> None:
 
 
 def test_rows_that_were_cut_are_told_with_the_data() -> None:
-    assert "Data\n  - 7 rows lost the end under some prompt" in verdict_text({**SUMMARY, "truncated": 7}, width=120)
-    assert "lost the end" not in verdict_text({**SUMMARY, "truncated": 0}, width=120)
+    assert "Data\n  - 7 rows lost a part of the text under some prompt" in verdict_text({**SUMMARY, "truncated": 7}, width=120)
+    assert "lost a part" not in verdict_text({**SUMMARY, "truncated": 0}, width=120)
 
 
 def test_the_bundle_is_named_with_the_folder_of_its_run() -> None:

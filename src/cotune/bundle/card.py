@@ -286,7 +286,8 @@ def limits(manifest: Manifest) -> str:
     """The bundle's limits, as a list."""
     lines = [
         "- The scores hold for rows like those it was tested on.",
-        f"- Texts that make the prompt longer than {manifest.max_tokens} tokens are cut at the end; such answers are marked.",
+        f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose a part of "
+        "their text; such answers are marked.",
     ]
     if manifest.written is None:
         lines.insert(0, "- It always answers with one of its labels, even if none fits.")

@@ -135,8 +135,8 @@ def _load_local(
             model_folder = base_folder(bundle, base, progress)
             found = found or check_capability(device, dtype, threads)
             known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found, once=once)
-        same = known.settings.max_tokens == manifest.max_tokens
-        local = known if same else known.with_max_tokens(manifest.max_tokens)
+        same = (known.settings.max_tokens, known.settings.truncate) == (manifest.max_tokens, manifest.truncate)
+        local = known if same else known.with_prompts(manifest.max_tokens, manifest.truncate)
         check_rendering(bundle.saved, local, str(bundle.folder / PROMPT))
         predictors.append(_predictor(bundle, local))
     for model in models.values():
@@ -246,7 +246,8 @@ def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: b
 
     tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
     room = 0 if once else found.memory_bytes
-    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, bundle.manifest.max_tokens, room)
+    longest, truncate = bundle.manifest.max_tokens, bundle.manifest.truncate
+    settings = EngineSettings(found.device, found.dtype, found.threads, tokens, longest, room, truncate)
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest), light=True)
 
 

@@ -15,6 +15,7 @@ from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import content_hash, expanded, file_sha256, inside, load_json
 from cotune.probe.readout import PROBE
+from cotune.prompt.truncate import TRUNCATIONS, Truncation
 from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
 from cotune.task.output_columns import listed_columns
@@ -77,6 +78,7 @@ class Manifest:
         labels: all labels, in the order of the decision's bias; empty for generated answers.
         input_fields: input fields of a row.
         max_tokens: longest prompt in tokens.
+        truncate: what a row of a longer prompt loses of its text.
         written: the output for generated answers and those of several fields; None for labels.
         answer_tokens: maximum length of a generated answer; 0 for fields.
         label_type: type of the labels in the data: texts, numbers or truth values.
@@ -94,6 +96,7 @@ class Manifest:
     metric: str
     max_tokens: int
     versions: Mapping[str, str]
+    truncate: Truncation = "end"
     written: Output | None = None
     answer_tokens: int = 0
     label_type: LabelType = "text"
@@ -143,7 +146,9 @@ class Manifest:
         said: dict[str, Any] = {"labels": list(self.labels)}
         if self.label_type != "text":
             said["label_type"] = self.label_type
-        engine = {"max_tokens": self.max_tokens}
+        engine: dict[str, Any] = {"max_tokens": self.max_tokens}
+        if self.truncate != "end":
+            engine["truncate"] = self.truncate
         if self.written is not None:
             said = {"output": self.written.to_json()}
             engine["answer_tokens"] = self.answer_tokens
@@ -197,6 +202,8 @@ class Manifest:
             metric=table.take("metric", str),
             max_tokens=engine.take("max_tokens", int),
             versions=table.texts_by_name("versions"),
+            # Older bundles do not say.
+            truncate=engine.take("truncate", str, "end"),
             written=_written(table, where) if version == WRITTEN_FORMAT else None,
             answer_tokens=engine.take("answer_tokens", int) if version == WRITTEN_FORMAT else 0,
             label_type=table.take("label_type", str, "text") if version == FORMAT else "text",
@@ -209,6 +216,8 @@ class Manifest:
             table.wrong("label_type", "is not one of " + ", ".join(LABEL_TYPES))
         if not 1 <= found.max_tokens <= 10_000_000:
             table.wrong("engine.max_tokens", "is out of range")
+        if found.truncate not in TRUNCATIONS:
+            table.wrong("engine.truncate", "is not one of " + ", ".join(TRUNCATIONS))
         if version == WRITTEN_FORMAT and not (found.fields is None) <= found.answer_tokens <= 1_000_000:
             table.wrong("engine.answer_tokens", "is out of range")
         return found

@@ -59,7 +59,7 @@ class Prediction:
         probabilities: probability of every label after the decision rule; of every value of every field, by ``field=value``; of
             a part that is copied from the text that its answer is right, by its name. Empty if not requested, and for generated
             answers.
-        truncated: whether the row's text was too long and was cut at its end.
+        truncated: whether the row's text was too long and lost a part.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
             length.
         possible: if the answer is None, the possible labels, the likeliest first.
@@ -200,7 +200,7 @@ class Predictor:
         checked = [checked_row(row, self.input_fields, f"row {number}") for number, row in enumerate(listed, 1)]
         found = list(self.answers(checked, probabilities=probabilities, unsure=unsure))
         if cut := sum(answer.truncated for answer in found):
-            _log.warning("%d of %d rows were too long and were cut at the end of their text", cut, len(found))
+            _log.warning("%d of %d rows were too long and lost a part of their text", cut, len(found))
         if self.label_type != "text":
             own: dict[Any, Any] = {None: None} | {label: self.output.own(label) for label in self.labels}
             found = [

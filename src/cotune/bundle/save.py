@@ -90,6 +90,7 @@ def save_bundle(
         output_field=output_field,
         metric=metric,
         max_tokens=saved.longest,
+        truncate=saved.truncate,
         versions=versions("torch", "transformers", "peft"),
         written=output if output.kind.written else None,
         answer_tokens=answer_tokens,

@@ -121,3 +121,4 @@ class EngineConfig(Section):
     threads: Count | None = None
     batch_tokens: Count | None = None
     max_tokens: Annotated[StrictInt, Field(ge=16)] | None = None
+    truncate: Literal["middle", "end"] = "middle"

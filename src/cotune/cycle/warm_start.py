@@ -38,8 +38,9 @@ def adopt(config: RunConfig, start: OpenedBundle | None) -> RunConfig:
     if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
         shape = read_settings(start.adapter_folder)
         tune = {"rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
+    engine = {"max_tokens": start.manifest.max_tokens, "truncate": start.manifest.truncate}
     adopted: dict[str, Any] = {}
-    for name, values in (("tune", tune), ("engine", {"max_tokens": start.manifest.max_tokens})):
+    for name, values in (("tune", tune), ("engine", engine)):
         section = getattr(config, name)
         usual = type(section)()
         for key, value in values.items():

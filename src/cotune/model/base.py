@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
+from cotune.prompt.truncate import Truncation
 
 if TYPE_CHECKING:
     from cotune.endpoint import Prices
@@ -55,13 +56,16 @@ class SavedModel:
     Attributes:
         asking: settings, beside the prompt, that decide how rows are asked; for ``prompt.json``.
         text: an example of a rendered prompt.
+        longest: most tokens of a prompt.
         server: URL of the endpoint and the environment variable with its key; None for a local model.
+        truncate: what a row of a longer prompt loses; an endpoint's rows are not shortened.
     """
 
     asking: Mapping[str, Any]
     text: str
     longest: int
     server: tuple[str, str | None] | None = None
+    truncate: Truncation = "end"
 
 
 @dataclass(frozen=True, kw_only=True)

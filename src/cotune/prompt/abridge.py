@@ -16,8 +16,10 @@ _LOOKS_FAR = re.compile(r"\(\?(?:=|<|!(?!\\S\)))")
 _NORMALIZERS, _SPLITTERS = ("NFC", "NFKC", "Prepend"), ("ByteLevel", "Digits", "Metaspace")
 # Number of characters to search for a border.
 _WINDOW = 1024
-# Characters to begin with: of the beginning for each token that is wanted, and of the ending.
-_HEAD, _TAIL = 8, 256
+# Characters to begin with, for each token that is wanted: of the beginning, and of the ending, of which fewer are wanted.
+_HEAD, _TAIL = 8, 2
+# A text without its middle has a quarter of its tokens from its end.
+_PART_OF_END = 4
 
 
 class Abridger:
@@ -38,7 +40,7 @@ class Abridger:
         self.least = 16 * tokens + _WINDOW
 
     def abridged(self, text: str) -> str:
-        """The text without its middle, keeping more than ``tokens`` tokens of its beginning.
+        """The text without its middle, keeping more than ``tokens`` tokens of its beginning, and a quarter of that of its end.
 
         A text that is not long, or has no borders, is returned unchanged.
         """
@@ -63,12 +65,14 @@ class Abridger:
         return None
 
     def _tail(self, text: str, head: int) -> int | None:
-        """Start of an ending that also has a border to the beginning."""
-        length = _TAIL
+        """Start of an ending with more than enough tokens, which also has a border to the beginning."""
+        length = _TAIL * self._tokens
         while length < len(text) // 4:
             for start in self._borders(text, len(text) - length):
                 if self._parts(text[head - 1], text[start : start + 2]):
-                    return start
+                    if len(self._tokenizer(text[start:], add_special_tokens=False)["input_ids"]) > self._tokens // _PART_OF_END:
+                        return start
+                    break
             length *= 4
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,6 +15,7 @@ from cotune.prompt.abridge import Abridger
 from cotune.prompt.messages import Chooser, Turns, settled, turns_of
 from cotune.prompt.prompt import FIELD_NAME, Prompt
 from cotune.prompt.reads import Read, Words, words_in_copy
+from cotune.prompt.truncate import GAP, Truncation, cut_to, equal_length
 from cotune.task.words import text_of, words_of
 
 # Private-use characters: no chat template or data set gives them a meaning.
@@ -22,6 +24,7 @@ _MARK = re.compile(rf"{_OPEN}({FIELD_NAME}){_CLOSE}")
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = date(2024, 7, 26)
 """The day that chat templates print as today's: the one that Llama's templates take where none is given."""
+_RARE = "\U0010ffff é 的 a"
 UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
 """Texts that begin with different kinds of characters: tokens that a prompt shares with all of them belong to the prompt."""
 
@@ -58,7 +61,9 @@ class Renderer:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer. Its chat template is used if it has one, otherwise plain text.
-        max_tokens: longest prompt in tokens; longer rows lose the end of their longest input field, nothing else.
+        max_tokens: longest prompt in tokens. Longer rows lose a part of their text, never of the prompt; of several input
+            fields the longest are shortened to the same length.
+        truncate: ``middle`` removes the middle of a text that is too long and shows "…" instead; ``end`` removes its end.
 
     Attributes:
         chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
@@ -67,7 +72,7 @@ class Renderer:
         InputError: the tokenizer has no end token, the prompt alone is longer than ``max_tokens``, or it is empty.
     """
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int = 1024) -> None:
+    def __init__(self, tokenizer: Any, *, max_tokens: int = 1024, truncate: Truncation = "middle") -> None:
         self.tokenizer = tokenizer
         self.chooser: Chooser | None = None
         self.max_tokens = max_tokens
@@ -84,6 +89,10 @@ class Renderer:
         self._skeleton = lru_cache(maxsize=256)(self._build_skeleton)
         self._label_tails = lru_cache(maxsize=1024)(self._complete)
         self._start = lru_cache(maxsize=256)(self._find_start)
+        self._gap_tokens = len(self._bare(GAP))
+        # A tokenizer that leaves out unknown characters gives wrong places for all tokens behind them.
+        places = self._spans(_RARE)
+        self.truncate: Truncation = truncate if places and places[-1][1] == len(_RARE) else "end"
         self.stop_id = self._find_stop()
 
     def text(self, prompt: Prompt, fields: Mapping[str, str], labels: Sequence[str]) -> str:
@@ -312,27 +321,37 @@ class Renderer:
             abridged: the same fields, with very long ones abridged.
             ids: token ids of ``abridged``.
         """
-        values, abridged = dict(values), dict(abridged)
-        while abridged != values or len(ids) > self.max_tokens:
-            longest = max(values, key=lambda name: len(values[name]))
-            text, elsewhere = abridged[longest], any(abridged[name] != values[name] for name in values if name != longest)
-            if not text:
-                raise InputError(
-                    f"the prompt alone is {len(ids)} tokens long and the limit is {self.max_tokens}",
-                    where="engine.max_tokens",
-                    hint="Shorten the prompt or raise the limit.",
-                )
-            spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            keep = max(0, len(spans) - (len(ids) - self.max_tokens))
-            if len(ids) <= self.max_tokens or (keep and elsewhere):
-                # An abridged text is too long by itself, but the prompt might not show it.
-                abridged = dict(values)
-                ids = self._encode([self._fill(skeleton, abridged)])[0]
-                continue
-            cut = text[: min(spans[keep][0], len(text) - 1)] if keep < len(spans) else text[:-1]
-            values[longest] = abridged[longest] = cut
-            ids = self._encode([self._fill(skeleton, abridged)])[0]
-        return values, ids
+        shown = Counter(_MARK.findall(skeleton))
+        if len(ids) <= self.max_tokens and any(abridged[name] != values[name] for name in shown):
+            # What was left out might have fitted.
+            abridged, ids = values, self._encode([self._fill(skeleton, values)])[0]
+        if len(ids) <= self.max_tokens:
+            return values, ids
+        alone = len(self._encode([self._fill(skeleton, dict.fromkeys(values, ""))])[0])
+        if alone > self.max_tokens:
+            raise InputError(
+                f"the prompt alone is {alone} tokens long and the limit is {self.max_tokens}",
+                where="engine.max_tokens",
+                hint="Shorten the prompt or raise the limit.",
+            )
+        spans = {name: self._spans(abridged[name]) for name in shown}
+        most, cut = self.max_tokens - alone, abridged
+        while len(ids) > self.max_tokens:
+            length = equal_length([(len(spans[name]), times) for name, times in shown.items()], most)
+            cut = abridged | {
+                name: cut_to(length, abridged[name], own, self.truncate, self._gap_tokens) for name, own in spans.items()
+            }
+            ids = self._encode([self._fill(skeleton, cut)])[0]
+            # Where tokens cross the border to the prompt, or to what is shown for the middle, there may be more of them.
+            most = max(0, most - max(1, len(ids) - self.max_tokens))
+        return values | {name: cut[name] for name in shown}, ids
+
+    def _spans(self, text: str) -> Sequence[tuple[int, int]]:
+        """Start and end of each token of a text, in characters."""
+        found: Sequence[tuple[int, int]] = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        return found
 
     def _find_stop(self) -> int:
         end: int | None = self.tokenizer.eos_token_id

@@ -24,6 +24,7 @@ from cotune.model.engine.edge_states import MOST_BYTES, EdgeStates
 from cotune.model.engine.settings import MOST_TOKENS, EngineSettings, batch_tokens, weight_bytes
 from cotune.model.hardware.shared_cpus import SharedCpus
 from cotune.model.local import LocalModel
+from cotune.prompt.truncate import Truncation
 from cotune.task.task import Task
 from cotune.tune.tuners import TUNERS, check_dtype
 
@@ -66,7 +67,7 @@ class LocalBackend(Backend):
         workers: Workers = NoWorkers(out)
         if executor is not None:
             check_engine(model)
-            workers = WorkerPool(executor, out, config.model, model, probed, model.settings.max_tokens)
+            workers = WorkerPool(executor, out, config.model, model, probed)
             workers.begin()
         tune = tune_settings(config)
         TUNERS[tune.method].check(model, tune)
@@ -116,7 +117,7 @@ class LocalBackend(Backend):
         place = permissions.model_folder(config, folder)
         check_model(events, place)
         longest = config.engine.max_tokens or chosen_length(events).get("max_tokens") or MOST_TOKENS
-        settings = _settings_here(recorded(events, "engine", str(folder)), longest, place)
+        settings = _settings_here(recorded(events, "engine", str(folder)), longest, config.engine.truncate, place)
         cache = ScoreCache(folder / "scores.sqlite")
         model = LocalModel.load(place, settings=settings, cache=cache, name=permissions.model_name(config), light=True)
         model.chooser = Neighbours(model)
@@ -149,7 +150,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
         }
 
     probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
-    settings = EngineSettings.recorded(probed, engine.max_tokens or MOST_TOKENS)
+    settings = EngineSettings.recorded(probed, engine.max_tokens or MOST_TOKENS, engine.truncate)
     try:
         check_device(settings.device)
     except InputError as error:
@@ -162,20 +163,20 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
     return model, probed
 
 
-def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:
+def _settings_here(engine: Mapping[str, Any], max_tokens: int, truncate: Truncation, folder: Path) -> EngineSettings:
     """The engine settings of the run, or the best ones for this machine if the run's device is not available.
 
     Both prompts are scored with the same settings, so that the comparison is fair on any machine.
     """
     from cotune.model.hardware.capability import check_capability, check_device
 
-    settings = EngineSettings.recorded(engine, max_tokens)
+    settings = EngineSettings.recorded(engine, max_tokens, truncate)
     try:
         check_device(settings.device)
     except InputError:
         found = check_capability("auto", "auto", None)
         tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
-        return EngineSettings(found.device, found.dtype, found.threads, tokens, max_tokens, found.memory_bytes)
+        return EngineSettings(found.device, found.dtype, found.threads, tokens, max_tokens, found.memory_bytes, truncate)
     return settings
 
 

@@ -61,12 +61,9 @@ class WorkerPool:
         name: the model as the user named it; workers load it by this name.
         model: the run's own copy.
         settings: value of the journal's ``engine`` step.
-        max_tokens: most tokens of a prompt.
     """
 
-    def __init__(
-        self, executor: Executor, folder: Path, name: str, model: LocalModel, settings: Mapping[str, Any], max_tokens: int
-    ) -> None:
+    def __init__(self, executor: Executor, folder: Path, name: str, model: LocalModel, settings: Mapping[str, Any]) -> None:
         self.executor, self.folder, self._model = executor, folder, model
         self.slots = executor.slots
         place = absolute(Path(name)) if Path(name).is_dir() else name
@@ -74,7 +71,8 @@ class WorkerPool:
         device = "cuda:0" if str(settings["device"]).startswith("cuda") else settings["device"]
         run = {"device": device, "dtype": settings["dtype"], "threads": settings["threads"]}
         run |= {"batch_tokens": settings["batch_tokens"], "memory_bytes": settings["probe"]["memory_bytes"]}
-        self._about = {"model": model.fingerprint, RUN_ENGINE: {**run, "max_tokens": max_tokens}}
+        run |= {"max_tokens": model.settings.max_tokens, "truncate": model.settings.truncate}
+        self._about = {"model": model.fingerprint, RUN_ENGINE: run}
         self.exchange = exchange_for(executor.storage, folder)
         self._places = {"model": str(place), **self.exchange.places}
         # Results of earlier sessions. One request lists them all; a storage at a URL answers slowly.

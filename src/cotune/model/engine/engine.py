@@ -30,6 +30,7 @@ from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import UNLIKE, RenderedRow, Renderer, shared_prefix
+from cotune.prompt.truncate import Truncation
 from cotune.version import __version__
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.cache = cache
-        self.renderer = Renderer(tokenizer, max_tokens=self._longest_prompt())
+        self.renderer = self._new_renderer()
         self.runner = PackedRunner(model)
         make_lean(model)
         free = self.settings.memory_bytes
@@ -112,7 +113,9 @@ class Engine:
             "max_tokens": self.renderer.max_tokens,
         }
         shown = {name: f"{{{name}}}" for name in fields}
-        return SavedModel(asking, self.renderer.text(prompt, shown, labels), self.settings.max_tokens)
+        return SavedModel(
+            asking, self.renderer.text(prompt, shown, labels), self.settings.max_tokens, truncate=self.settings.truncate
+        )
 
     def facts(self) -> dict[str, str | int]:
         """Facts about machine and engine that can change results; part of every cache key."""
@@ -138,9 +141,13 @@ class Engine:
 
     def with_max_tokens(self, max_tokens: int) -> Self:
         """The same loaded model with another limit on the length of prompts; weights, adapters and kept prefixes are shared."""
+        return self.with_prompts(max_tokens, self.settings.truncate)
+
+    def with_prompts(self, max_tokens: int, truncate: Truncation) -> Self:
+        """Like :meth:`with_max_tokens`, with another way of shortening rows too."""
         other = copy.copy(self)
-        other.settings = replace(self.settings, max_tokens=max_tokens)
-        other.renderer = Renderer(self.tokenizer, max_tokens=other._longest_prompt())
+        other.settings = replace(self.settings, max_tokens=max_tokens, truncate=truncate)
+        other.renderer = other._new_renderer()
         other.renderer.chooser = self.renderer.chooser
         return other
 
@@ -222,9 +229,10 @@ class Engine:
                     hint="Lower it, or leave out rows with such long answers.",
                 )
 
-    def _longest_prompt(self) -> int:
+    def _new_renderer(self) -> Renderer:
         wanted = self.settings.max_tokens
-        return min(wanted, (self.longest_sequence or wanted) - 32)
+        longest = min(wanted, (self.longest_sequence or wanted) - 32)
+        return Renderer(self.tokenizer, max_tokens=longest, truncate=self.settings.truncate)
 
     @property
     def depth(self) -> int:

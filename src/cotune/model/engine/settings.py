@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
+from cotune.prompt.truncate import Truncation
 
-ENGINE_VERSION = "13"
+ENGINE_VERSION = "14"
 """Version of the engine; increase it when a change can alter scores."""
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,6 +30,7 @@ class EngineSettings:
         memory_bytes: free bytes before the model is loaded, which decide whether weights are prepacked
             (:func:`cotune.model.layers.packed_weights.prepack`); None to measure. A resumed run gives the value from its start,
             so that numbers stay the same.
+        truncate: what a longer prompt loses of the row's text.
     """
 
     device: str = "cpu"
@@ -37,9 +39,10 @@ class EngineSettings:
     batch_tokens: int = 2048
     max_tokens: int = MOST_TOKENS
     memory_bytes: int | None = None
+    truncate: Truncation = "middle"
 
     @staticmethod
-    def recorded(engine: Mapping[str, Any], max_tokens: int) -> EngineSettings:
+    def recorded(engine: Mapping[str, Any], max_tokens: int, truncate: Truncation = "middle") -> EngineSettings:
         """Read the settings of a run from its journal's ``engine`` event.
 
         Raises:
@@ -52,7 +55,7 @@ class EngineSettings:
             counts = (tokens, *([] if threads is None else [threads]))
             if not (isinstance(device, str) and dtype in DTYPES and all(isinstance(n, int) and n > 0 for n in counts)):
                 raise ValueError("the recorded engine settings are invalid")
-            return EngineSettings(device, dtype, threads, tokens, max_tokens, memory)
+            return EngineSettings(device, dtype, threads, tokens, max_tokens, memory, truncate)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 "the journal has no valid engine settings",

@@ -328,7 +328,7 @@ def _scored(story: Story, value: Value) -> list[Line]:
         return []
     story._cut.add(on_test)
     rows, name = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows", value.get("prompt_id")
-    return [Line(f"{rows} were longer than engine.max_tokens allows and lost the end, with {story.prompt(name)}")]
+    return [Line(f"{rows} were longer than engine.max_tokens allows and lost a part of the text, with {story.prompt(name)}")]
 
 
 def _entrants(story: Story, value: Value) -> list[Line]:

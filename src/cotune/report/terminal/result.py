@@ -201,7 +201,7 @@ def data_lines(summary: Mapping[str, Any]) -> list[str]:
     """Lines on truncated rows and on warnings of the data checks; mere notes are shown on the page only."""
     cut = count_of(summary.get("truncated"))
     lines = (
-        [f"{counted(cut, 'row')} lost the end under some prompt: longer than the limit on prompts (engine.max_tokens)"]
+        [f"{counted(cut, 'row')} lost a part of the text under some prompt: longer than the limit (engine.max_tokens)"]
         if cut
         else []
     )

@@ -43,7 +43,7 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
         lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")
     if comparison.truncated:
         cut = counted(comparison.truncated, "row")
-        lines.append(f"  {cut} lost the end under your prompt: longer than the limit on prompts (engine.max_tokens)")
+        lines.append(f"  {cut} lost a part of the text under your prompt: longer than the limit on prompts (engine.max_tokens)")
     shown = comparison.flipped[:rows]
     if shown:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""

@@ -53,7 +53,8 @@ def health_section(record: RunRecord) -> str:
     if truncated := number(record.summary.get("truncated")):
         cut = counted(int(truncated), "row")
         result += (
-            f"<p>{cut} lost the end under some prompt: longer than the limit on prompts (<code>engine.max_tokens</code>).</p>"
+            f"<p>{cut} lost a part of the text under some prompt: longer than the limit on prompts "
+            "(<code>engine.max_tokens</code>).</p>"
         )
     shown = {name: value for name, value in counts.items() if number(value) or name in ("train", "dev", "test")}
     rows = [(_COUNTS.get(name, name.replace("_", " ")), value) for name, value in shown.items()]
