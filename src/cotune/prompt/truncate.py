@@ -39,7 +39,6 @@ def equal_length(fields: Sequence[tuple[int, int]], most: int) -> int:
 
     Args:
         fields: tokens of each field, and how often the prompt shows it.
-
         most: 0 or more.
     """
     times = sum(shown for _, shown in fields)
