@@ -18,6 +18,8 @@ import torch
 import yaml
 from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded, make_bench
 
+from command_line import call
+from cotune.bundle.export import command
 from cotune.bundle.export.command import export_bundle
 from cotune.bundle.export.request import Asking
 from cotune.bundle.hub.repository import Repository
@@ -29,6 +31,7 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.truncate import Truncation
 from cotune.task.values.output import Output
 from tiny import merging_tokenizer
 
@@ -272,6 +275,35 @@ def test_tf_idf_is_exported_too(bench: Bench, tmp_path: Path, to: Any) -> None:
         assert "It leaves out TF-IDF" in page
     else:
         assert answers_of_page(out, "## Run it", PLAIN) == wanted
+
+
+@pytest.mark.parametrize("truncate", ["middle", "end"])
+def test_long_rows_are_shortened_as_in_the_bundle(bench: Bench, tmp_path: Path, truncate: Truncation) -> None:
+    bundle = bench.save_probed(tmp_path / "bundle", model=bench.model.with_prompts(180, truncate))
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    classify, whole = pipeline_of(out), tmp_path / "whole"
+    texts = [f"{text} " * 60 + "Who built it?" for text in TEXTS]
+    wanted = loaded(bundle).predict(texts, probabilities=True)
+    assert all(prediction.truncated for prediction in wanted)
+    for row, prediction in zip(classify(texts, top_k=None), wanted, strict=True):
+        assert {each["label"]: each["score"] for each in row} == pytest.approx(prediction.probabilities, abs=1e-4)
+    assert ("Who built it?" in classify.filled(texts[0])) == (truncate == "middle")
+    assert "as in cotune" in (out / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(KeyError, match="the row has no field 'text'; a row needs 'text'"):
+        classify({"title": "x"})
+    code, _, said = call("export", bundle, "--to", "merged", "--out", whole)
+    assert code == 0 and "shortens rows whose prompt is longer than 180 tokens" in said
+    assert "shorten such rows before" in (whole / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_export_that_reads_whole_rows_is_not_handed_over(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample text is longer than the limit on prompts."""
+    write = command.write_template
+    monkeypatch.setattr(command, "write_template", lambda *given, **more: write(*given, **more | {"max_tokens": 10_000}))
+    with pytest.raises(CotuneError, match="give other answers"):
+        export_bundle(bench.save_probed(tmp_path / "bundle"), tmp_path / "out", "transformers")
 
 
 def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench, tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ def check(classify: RowClassifier, bundle: Path, texts: list[str]) -> None:
 def test_batches_and_single_rows_get_the_bundles_probabilities(pooled: Exported) -> None:
     classify = load(pooled.out, threads=1)
     assert len(json.loads((pooled.out / "template.json").read_text())["prefix_ids"]) > 20
-    check(classify, pooled.bundle, ROWS)
+    long = " ".join(map(str, range(1000)))
+    check(classify, pooled.bundle, [*ROWS, long])
+    assert len(classify.ids([long])[0]) <= classify.template["max_tokens"] < 1000
     assert classify({"text": ROWS[0]}) == classify(ROWS[0]) == classify([ROWS[0]])[0]
 
 
@@ -100,7 +102,7 @@ def test_the_pages_code_needs_neither_torch_nor_transformers_nor_cotune(pooled: 
 
 def test_the_folder_holds_what_is_needed_and_no_path_of_this_machine(pooled: Exported) -> None:
     assert pooled.said.count("\n") <= 1 and "torchvision" not in pooled.said
-    names = {"model.onnx", "tokenizer.json", "template.json", "classify.py", "cells.py", "probe.safetensors"}
+    names = {"model.onnx", "tokenizer.json", "template.json", "classify.py", "cells.py", "truncate.py", "probe.safetensors"}
     assert {path.name for path in pooled.out.iterdir()} == names | {"README.md", "prompt.json", "decision.json", "example.json"}
     for path in pooled.out.iterdir():
         content = path.read_bytes()

@@ -118,6 +118,20 @@ def test_a_part_that_always_has_a_value_gets_the_likeliest_word() -> None:
     assert fields.answers(table, ["no z"]) == ('{"a": "z"}',)
 
 
+def test_a_part_that_always_has_a_value_gets_a_word_of_another_part_only_if_there_is_no_other() -> None:
+    text = {"type": "string"}
+    schema = {"type": "object", "properties": {"name": text, "city": text}, "required": ["name", "city"]}
+    rows = ["Ann of Rome", "Bob of Bonn"]
+    fields = tags_of(schema, [{"name": "Ann", "city": "Rome"}, {"name": "Bob", "city": "Bonn"}], rows)
+    assert isinstance(fields, Tags) and [one.path for one in fields.copied] == ["name", "city"]
+    table = certain(fields, {"name": "Ann", "city": "Rome"}, rows[0])
+    # No word is tagged as the city. It is likeliest at the name, and then at the last word.
+    table[2] = table[1]
+    table[0, 2], table[2, 2] = -5, -7
+    assert json.loads(fields.answers(table, rows[:1])[0]) == {"name": "Ann", "city": "Rome"}
+    assert json.loads(fields.answers(table[[0, 3]], ["Ann"])[0]) == {"name": "Ann", "city": "Ann"}
+
+
 def test_numbers_are_copied_and_several_values_become_a_list() -> None:
     one_or_more = {"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "integer"}, "maxItems": 3}]}
     schema = {"type": "object", "properties": {"n": one_or_more}, "required": []}

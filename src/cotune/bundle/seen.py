@@ -45,14 +45,10 @@ class Seen:
         return f"{count:,} of {'this' if self.n == 1 else 'these'} {counted(self.n, 'row')} {'was' if count == 1 else 'were'}"
 
 
-def row_hashes(rows: Iterable[Example]) -> list[str]:
-    """Hashes of rows, equal for rows that differ only in case and spaces; sorted and unique."""
-    return sorted({_hash(row) for row in rows})
-
-
-def write_row_hashes(folder: Path, *, learnt: Iterable[Example], tested: Iterable[Example]) -> None:
-    """Store hashes of the rows that a run learnt from and tested on in its folder."""
-    write_json(folder / ROW_HASHES, {"learnt": row_hashes(learnt), "tested": row_hashes(tested)})
+def write_row_hashes(folder: Path, *, learnt: Iterable[str], tested: Iterable[str]) -> None:
+    """Store the rows that a run learns from and tests on in its folder, each as the beginning of its ``duplicate_key``."""
+    rows = {"learnt": learnt, "tested": tested}
+    write_json(folder / ROW_HASHES, {name: sorted({key[:_DIGITS] for key in keys}) for name, keys in rows.items()})
 
 
 def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
@@ -65,9 +61,5 @@ def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
         learnt, tested = (set(known[name]) for name in ("learnt", "tested"))
     except (InputError, KeyError, TypeError):
         return None
-    hashes = [_hash(row) for row in rows]
+    hashes = [duplicate_key(row)[:_DIGITS] for row in rows]
     return Seen(sum(one in learnt for one in hashes), sum(one in tested for one in hashes), len(hashes))
-
-
-def _hash(row: Example) -> str:
-    return duplicate_key(row)[:_DIGITS]

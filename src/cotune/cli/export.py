@@ -12,6 +12,8 @@ from cotune.cli.terminal import interrupted_by_sigterm
 
 _CHECKED = ("transformers", "onnx", "merged")
 """Formats whose answers are always compared with the bundle's; of the others some files are."""
+_SHORTENING = ("transformers", "onnx", "mlflow")
+"""Formats with a program that shortens long rows as the bundle does."""
 
 
 @app.command(
@@ -42,6 +44,7 @@ def export(
     """
     from cotune.bundle.export.command import export_bundle
     from cotune.bundle.load import OpenedBundle
+    from cotune.model.engine.settings import MOST_TOKENS
     from cotune.probe.readout import PROBE
     from cotune.prompt.prompt import held_rows
 
@@ -56,7 +59,13 @@ def export(
             "cannot use it; README.md has the code for it.",
             err=True,
         )
-    if held := held_rows(len(OpenedBundle.read(bundle).prompt.demonstrations), "folder"):
+    opened = OpenedBundle.read(bundle)
+    if to not in _SHORTENING and (most := opened.manifest.max_tokens) < MOST_TOKENS:
+        typer.echo(
+            f"The bundle shortens rows whose prompt is longer than {most} tokens. Other programs do not: shorten them before.",
+            err=True,
+        )
+    if held := held_rows(len(opened.prompt.demonstrations), "folder"):
         typer.echo(held, err=True)
     checked = "It answers sample texts as the bundle does. " if to in _CHECKED else ""
     tell(f"Written: {written}. {checked}Its README.md says how to run it.")

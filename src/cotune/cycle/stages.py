@@ -7,7 +7,7 @@ import resource
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.run_files import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
 from cotune.task.example import groups_of
+from cotune.task.split import duplicate_key
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ def prepare(
 
 def search(prepared: Prepared) -> SearchResult:
     """Search until the rest of the budget is needed for the arms and the test."""
+    # A run that is stopped leaves a bundle too.
+    _write_row_hashes(prepared.context, prepared.context.task.test.input_hashes)
     found: SearchResult = prepared.policy.search()
     return found
 
@@ -164,7 +167,7 @@ def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested
         **({} if doubt is None else {CONFORMAL: doubt}),
     }
     save_candidate(context, confirmed.winner.candidate, out / BUNDLE, metrics, config.model)
-    write_row_hashes(out, learnt=(*context.task.train, *context.task.dev), tested=tested.results[confirmed.ships].rows)
+    _write_row_hashes(context, map(duplicate_key, tested.results[confirmed.ships].rows))
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # Return the same values that are later read from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
@@ -177,6 +180,11 @@ def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested
     _write_page(journal, out)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary
+
+
+def _write_row_hashes(context: RunContext, tested: Iterable[str]) -> None:
+    learnt = map(duplicate_key, (*context.task.train, *context.task.dev))
+    write_row_hashes(context.folder, learnt=learnt, tested=tested)
 
 
 def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt]) -> None:

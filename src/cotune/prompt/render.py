@@ -15,7 +15,7 @@ from cotune.prompt.abridge import Abridger
 from cotune.prompt.messages import Chooser, Turns, settled, turns_of
 from cotune.prompt.prompt import FIELD_NAME, Prompt
 from cotune.prompt.reads import Read, Words, words_in_copy
-from cotune.prompt.truncate import GAP, Truncation, cut_to, equal_length
+from cotune.prompt.truncate import PromptTooLongError, Spans, Truncation, shorten
 from cotune.task.words import text_of, words_of
 
 # Private-use characters: no chat template or data set gives them a meaning.
@@ -89,7 +89,6 @@ class Renderer:
         self._skeleton = lru_cache(maxsize=256)(self._build_skeleton)
         self._label_tails = lru_cache(maxsize=1024)(self._complete)
         self._start = lru_cache(maxsize=256)(self._find_start)
-        self._gap_tokens = len(self._bare(GAP))
         # A tokenizer that leaves out unknown characters gives wrong places for all tokens behind them.
         places = self._spans(_RARE)
         self.truncate: Truncation = truncate if places and places[-1][1] == len(_RARE) else "end"
@@ -327,30 +326,25 @@ class Renderer:
             abridged, ids = values, self._encode([self._fill(skeleton, values)])[0]
         if len(ids) <= self.max_tokens:
             return values, ids
-        alone = len(self._encode([self._fill(skeleton, dict.fromkeys(values, ""))])[0])
-        if alone > self.max_tokens:
+        try:
+            cut, ids = shorten(
+                abridged,
+                shown,
+                self.max_tokens,
+                self.truncate,
+                lambda texts: self._encode([self._fill(skeleton, texts)])[0],
+                self._spans,
+            )
+        except PromptTooLongError as error:
             raise InputError(
-                f"the prompt alone is {alone} tokens long and the limit is {self.max_tokens}",
+                f"the prompt alone is {error.tokens} tokens long and the limit is {self.max_tokens}",
                 where="engine.max_tokens",
                 hint="Shorten the prompt or raise the limit.",
-            )
-        spans = {name: self._spans(abridged[name]) for name in shown}
-        most, cut = self.max_tokens - alone, abridged
-        while len(ids) > self.max_tokens:
-            length = equal_length([(len(spans[name]), times) for name, times in shown.items()], most)
-            cut = abridged | {
-                name: cut_to(length, abridged[name], own, self.truncate, self._gap_tokens) for name, own in spans.items()
-            }
-            ids = self._encode([self._fill(skeleton, cut)])[0]
-            # Where tokens cross the border to the prompt, or to what is shown for the middle, there may be more of them.
-            most = max(0, most - max(1, len(ids) - self.max_tokens))
+            ) from error
         return values | {name: cut[name] for name in shown}, ids
 
-    def _spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Start and end of each token of a text, in characters."""
-        found: Sequence[tuple[int, int]] = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
+    def _spans(self, text: str) -> Spans:
+        found: Spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return found
 
     def _find_stop(self) -> int:

@@ -1,9 +1,10 @@
-"""Shorten the texts of a row that is too long for a prompt."""
+"""Shorten the texts of a row that is too long for a prompt. Exports contain this file, so it imports nothing of cotune."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 Truncation = Literal["middle", "end"]
 """What a text that is too long loses."""
@@ -16,13 +17,76 @@ ENDING = 0.25
 A probe of 96 tokens from the beginning of speeches and 32 from the end is better than one of 128 from the beginning, and level
 on emails (docs/probe-measurements.md). For film reviews, Sun et al. (arXiv 1905.05583) found both ends better than either.
 """
+Spans = Sequence[tuple[int, int]]
+"""Start and end of each token of a text, in characters."""
 
 
-def cut_to(most: int, text: str, spans: Sequence[tuple[int, int]], truncate: Truncation, gap_tokens: int) -> str:
+class PromptTooLongError(ValueError):
+    """A prompt is longer than the limit even without a row; ``tokens`` is its length."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"the prompt alone is {tokens} tokens long")
+        self.tokens = tokens
+
+
+def shorten(
+    texts: Mapping[str, str],
+    shown: Mapping[str, int],
+    most: int,
+    truncate: Truncation,
+    encode: Callable[[Mapping[str, str]], list[int]],
+    spans: Callable[[str], Spans],
+) -> tuple[dict[str, str], list[int]]:
+    """A row's texts, shortened until the prompt has at most ``most`` tokens, and the prompt's token ids.
+
+    Args:
+        texts: the row's texts by field; with all of them the prompt is too long.
+        shown: the fields that the prompt shows, and how often; the others are left as they are.
+        encode: token ids of the prompt filled with texts.
+        spans: places of the tokens of a text by itself.
+
+    Raises:
+        PromptTooLongError: nothing of the row fits.
+    """
+    alone = len(encode(dict.fromkeys(texts, "")))
+    if alone > most:
+        raise PromptTooLongError(alone)
+    places, gap, left = {name: spans(texts[name]) for name in shown}, len(spans(GAP)), most - alone
+    while True:
+        length = equal_length([(len(places[name]), times) for name, times in shown.items()], left)
+        found = {**texts, **{name: cut_to(length, texts[name], own, truncate, gap) for name, own in places.items()}}
+        ids = encode(found)
+        if len(ids) <= most:
+            return found, ids
+        # Where tokens cross the border to the prompt, or to what is shown for the middle, there may be more of them.
+        left = max(0, left - (len(ids) - most))
+
+
+def filled(
+    template: Mapping[str, Any], texts: Mapping[str, str], encode: Callable[[str], list[int]], spans: Callable[[str], Spans]
+) -> str:
+    """The whole text that an exported model reads: the ``pieces`` of ``template.json`` with a row's texts between them.
+
+    Args:
+        encode: token ids of a whole text.
+        spans: as for :func:`shorten`.
+    """
+
+    def whole(given: Mapping[str, str]) -> str:
+        return "".join(piece if isinstance(piece, str) else given[piece["field"]] for piece in template["pieces"])
+
+    most, text = template["max_tokens"], whole(texts)
+    if len(encode(text)) <= most:
+        return text
+    shown = Counter(piece["field"] for piece in template["pieces"] if not isinstance(piece, str))
+    return whole(shorten(texts, shown, most, template["truncate"], lambda given: encode(whole(given)), spans)[0])
+
+
+def cut_to(most: int, text: str, spans: Spans, truncate: Truncation, gap_tokens: int) -> str:
     """A text of about ``most`` tokens at most.
 
     Args:
-        spans: start and end of each token of ``text``, in characters.
+        spans: places of the tokens of ``text``.
         gap_tokens: tokens of :data:`GAP`.
     """
     if len(spans) <= most:

@@ -86,6 +86,11 @@ class SealedTest:
         chosen = np.sort(np.random.default_rng([seed, 16]).permutation(self.n)[:rows])
         return SealedTest([self.__examples[i] for i in chosen], self.given_hash)
 
+    @property
+    def input_hashes(self) -> tuple[str, ...]:
+        """Hashes of the rows' normalised inputs, which tell whether a row that one has is among them, and nothing else."""
+        return tuple(self.__keys)
+
     def leaking_train_ids(self, train: Iterable[Example]) -> tuple[str, ...]:
         """Ids of the train rows whose normalised input is also in the test split, in order."""
         return tuple(example.id for example in train if duplicate_key(example) in self.__keys)

@@ -113,6 +113,12 @@ def first(bench: Bench, finished: Path) -> Path:
     return out
 
 
+def test_a_run_that_was_stopped_knows_the_rows_that_it_has_seen(first: Path, finished: Path) -> None:
+    before, after = (json.loads((out / "row_hashes.json").read_text(encoding="utf-8")) for out in (first, finished))
+    assert before == after and (len(before["learnt"]), len(before["tested"])) == (80, 30)
+    assert not set(before["learnt"]) & set(before["tested"])
+
+
 @pytest.fixture(scope="module")
 def planned(bench: Bench, first: Path) -> Path:
     """A run that was killed before anything is tuned."""

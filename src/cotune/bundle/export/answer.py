@@ -53,6 +53,7 @@ class FieldReader:
         fields: the answer's fields, an object of a class in ``fields/``.
         probe: ``weight`` and ``bias`` of ``probe.safetensors``.
         row_texts: function of ``fields/cells.py``.
+        fill: function of ``fields/truncate.py``, which shortens rows that are too long.
         words: functions of ``fields/words.py`` and ``fields/reads.py`` if each word of a row is read; None if the whole row is.
         terms: TF-IDF of ``terms.py``, whose logits are added to those of the states; None if the states answer alone.
 
@@ -68,11 +69,12 @@ class FieldReader:
         fields: Any,
         probe: Mapping[str, NDArray[Any]],
         row_texts: Callable[[Row, list[str]], dict[str, str]],
+        fill: Callable[..., str],
         words: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
         terms: Any = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.fields = model, tokenizer, template, fields
-        self.row_texts, self.terms, self._words = row_texts, terms, words
+        self.row_texts, self.terms, self._words, self._fill = row_texts, terms, words, fill
         self.names: tuple[str, ...] = tuple(fields.names)
         self._weight, self._bias = (probe[name].astype(np.float64) for name in ("weight", "bias"))
         added = tokenizer.added_tokens_decoder.values()
@@ -118,15 +120,14 @@ class FieldReader:
         If words are read, the row's text stands behind the prompt once more, so that their states depend on all of it.
         """
         texts = {name: self._harmless(text) for name, text in self.row(row).items()}
-        whole = "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
-        ids = self.tokenizer(whole, add_special_tokens=self.template["add_special_tokens"])["input_ids"]
+        ids = self._ids(self._fill(self.template, texts, self._ids, lambda text: self._placed(text)["offset_mapping"]))
         ids = ids[: len(ids) - self.template["beyond"]]
         if self._words is None:
             return Asked(ids, [(min(self.template["start"], len(ids) - 1), len(ids))])
         words_of, words_in_copy = self._words
         text, lead, most = self._text(row), self.template["lead"], self.template["max_tokens"]
         shown = self._harmless(text)
-        copy = self.tokenizer(lead + shown, add_special_tokens=False, return_offsets_mapping=True)
+        copy = self._placed(lead + shown)
         own, offsets = copy["input_ids"][:most], copy["offset_mapping"][:most]
         parts = words_in_copy(len(words_of(text)), words_of(shown), offsets, lead=len(lead), before=len(ids))
         return Asked(ids + own, parts)
@@ -146,6 +147,13 @@ class FieldReader:
             means = (sums[ends] - sums[starts]) / (ends - starts)[:, None]
             last = states[None, len(row.ids) - 1]
             yield np.concatenate([last, means], axis=1) if self._words is None else means
+
+    def _ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=self.template["add_special_tokens"])["input_ids"]
+        return found
+
+    def _placed(self, text: str) -> Any:
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
     def _text(self, row: Row) -> str:
         return " ".join(self.row(row).values())
@@ -188,7 +196,8 @@ def load(
     words = (module("words").words_of, module("reads").words_in_copy) if fields.words else None
     if (folder / "terms.py").is_file():
         terms = _run(f"{package}_terms", folder / "terms.py").load_terms(folder / "probe.safetensors")
-    return FieldReader(model, tokenizer, template, fields, probe, module("cells").row_texts, words, terms)
+    row_texts, fill = module("cells").row_texts, module("truncate").filled
+    return FieldReader(model, tokenizer, template, fields, probe, row_texts, fill, words, terms)
 
 
 def _run(name: str, path: Path, parts: list[str] | None = None) -> Any:

@@ -47,7 +47,7 @@ def check_classifier(predictor: Predictor, folder: Path, dtype: str) -> None:
     """Check a transformers classifier with its pipeline, in one batch."""
     from cotune.bundle.export.pipeline import load
 
-    rows = _rows(predictor)
+    rows = _rows_of_any_length(predictor)
     wanted = _wanted(predictor, rows)
     told = load(folder, batch_size=len(rows))(rows, top_k=None)
     # Python leaves compiled files in the folder, which would be exported too.
@@ -62,7 +62,7 @@ def check_fields(predictor: Predictor, folder: Path, dtype: str) -> None:
     from cotune.bundle.export.answer import load
 
     assert predictor.fields is not None
-    rows = _rows(predictor)
+    rows = _rows_of_any_length(predictor)
     wanted, answer = _wanted(predictor, rows), load(folder)
     found = answer.log_probs(rows, batch_size=len(rows))
     for span in spans(predictor.fields.sizes, len(predictor.labels)):
@@ -87,7 +87,7 @@ def check_graph(predictor: Predictor, folder: Path) -> None:
     """Check an ONNX graph with its Python file, with rows one by one and in one batch."""
     from cotune.bundle.export.classify import load
 
-    rows = _rows(predictor)
+    rows = _rows_of_any_length(predictor)
     wanted = _wanted(predictor, rows)
     classify = load(folder, threads=1)
     order = [classify.labels.index(label) for label in predictor.labels]
@@ -98,6 +98,12 @@ def check_graph(predictor: Predictor, folder: Path) -> None:
 
 def _rows(predictor: Predictor) -> list[dict[str, str]]:
     return [dict.fromkeys(predictor.input_fields, text) for text in _TEXTS]
+
+
+def _rows_of_any_length(predictor: Predictor) -> list[dict[str, str]]:
+    """The same rows, and one that is longer than the limit on prompts."""
+    long = " ".join(f"{_TEXTS[1]} {number}" for number in range(predictor.model.renderer.max_tokens // 8))
+    return [*_rows(predictor), dict.fromkeys(predictor.input_fields, long)]
 
 
 def _wanted(predictor: Predictor, rows: list[dict[str, str]]) -> NDArray[np.float64]:

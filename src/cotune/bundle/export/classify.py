@@ -37,6 +37,7 @@ class RowClassifier:
         tokenizer: its tokenizer.
         template: content of ``template.json``.
         row_texts: function of ``cells.py``.
+        fill: function of ``truncate.py``, which shortens rows that are too long.
         terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
 
     Attributes:
@@ -49,10 +50,11 @@ class RowClassifier:
         tokenizer: Tokenizer,
         template: Mapping[str, Any],
         row_texts: Callable[[Row, list[str]], dict[str, str]],
+        fill: Callable[..., str],
         terms: Any = None,
     ) -> None:
         self.session, self.tokenizer, self.template = session, tokenizer, template
-        self.row_texts, self.terms = row_texts, terms
+        self.row_texts, self.terms, self._fill = row_texts, terms, fill
         self.labels: tuple[str, ...] = tuple(template["labels"])
         self._prefix: list[int] = template["prefix_ids"]
         added = tokenizer.get_added_tokens_decoder().values()
@@ -87,13 +89,19 @@ class RowClassifier:
     def filled(self, row: Row) -> str:
         """The whole text that the model reads for a row."""
         texts = {name: self._harmless(text) for name, text in self.fields(row).items()}
-        return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
+        return self._fill(self.template, texts, self._ids, lambda text: self._encoded(text, special=False).offsets)
 
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
         """Token ids of each row, up to the position at which the model answers."""
-        texts = [self.filled(row) for row in rows]
-        told = self.tokenizer.encode_batch(texts, add_special_tokens=self.template["add_special_tokens"])
-        return [each.ids[: len(each.ids) - self.template["beyond"]] for each in told]
+        found = [self._ids(self.filled(row)) for row in rows]
+        return [ids[: len(ids) - self.template["beyond"]] for ids in found]
+
+    def _ids(self, text: str) -> list[int]:
+        found: list[int] = self._encoded(text, special=self.template["add_special_tokens"]).ids
+        return found
+
+    def _encoded(self, text: str, *, special: bool) -> Any:
+        return self.tokenizer.encode(text, add_special_tokens=special)
 
     def feed(self, ids: Sequence[list[int]]) -> dict[str, NDArray[np.int64]]:
         """The model's inputs for one batch.
@@ -142,7 +150,8 @@ def load(
     if (folder / "terms.py").is_file():
         terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
     session = InferenceSession(str(folder / model), options, providers=list(providers))
-    return RowClassifier(session, tokenizer, template, _module(folder, "cells").row_texts, terms)
+    row_texts, fill = _module(folder, "cells").row_texts, _module(folder, "truncate").filled
+    return RowClassifier(session, tokenizer, template, row_texts, fill, terms)
 
 
 def _module(folder: Path, name: str) -> Any:

@@ -13,7 +13,7 @@ from cotune.bundle.export.check import check_classifier, check_fields, check_gra
 from cotune.bundle.export.fields import needs_validator, write_fields
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import ANSWER, CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, write_template
+from cotune.bundle.export.probe import ANSWER, CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, TRUNCATE, ProbePage, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load_several, resolve_base, resolve_bundle
@@ -25,6 +25,7 @@ from cotune.errors import InputError
 from cotune.files import expanded, write_json, write_text
 from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
+from cotune.prompt import truncate
 from cotune.prompt.prompt import held_rows
 from cotune.task.reading import cells
 
@@ -147,7 +148,7 @@ class _Export:
         dtype = merge(self.source, self.adapter, out / MODEL)
         more: dict[str, Any] = {"start": self.asking.ids.start}
         if probe.words:
-            more = {"lead": self.asking.lead, "max_tokens": self.predictor.model.renderer.max_tokens}
+            more = {"lead": self.asking.lead}
         write_template(self.predictor, self.asking, out / TEMPLATE, **more)
         write_fields(self.predictor, out)
         shutil.copyfile(Path(__file__).with_name(ANSWER), out / ANSWER)
@@ -243,6 +244,7 @@ def _row_ids(predictor: Predictor) -> list[tuple[int, ...]]:
 
 
 def _write_code(out: Path, name: str) -> None:
-    """Write a Python file of this folder and the one that it reads rows by into an export; neither needs cotune."""
+    """Write a Python file of this folder and those that it reads rows by into an export; none needs cotune."""
     shutil.copyfile(Path(__file__).with_name(name), out / name)
     shutil.copyfile(cells.__file__, out / CELLS)
+    shutil.copyfile(truncate.__file__, out / TRUNCATE)

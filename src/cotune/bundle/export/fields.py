@@ -10,7 +10,7 @@ from types import ModuleType
 
 from cotune.bundle.predictor import Predictor
 from cotune.files import write_json, write_text
-from cotune.prompt import reads
+from cotune.prompt import reads, truncate
 from cotune.task.reading import cells
 from cotune.task.values.tags import Tags
 
@@ -29,7 +29,7 @@ def write_fields(predictor: Predictor, out: Path) -> None:
     write_json(out / FIELDS, predictor.output.to_json())
     (out / CODE).mkdir()
     write_text(out / CODE / "__init__.py", _ABOUT)
-    used = [inspect.getmodule(type(predictor.fields)), cells, *([reads] if predictor.reads_words else [])]
+    used = [inspect.getmodule(type(predictor.fields)), cells, truncate, *([reads] if predictor.reads_words else [])]
     for path, source in _sources([module for module in used if module is not None]).items():
         write_text(out / CODE / path, source)
 

@@ -36,8 +36,8 @@ PIPELINE, CLASSIFY, TEMPLATE = "pipeline.py", "classify.py", "template.json"
 ANSWER = "answer.py"
 """Python for transformers that reads the values of several fields."""
 ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
-CELLS = "cells.py"
-"""Texts of a row's fields, for both of these files."""
+CELLS, TRUNCATE = "cells.py", "truncate.py"
+"""Texts of a row's fields, and shortening of those that are too long, for both of these files."""
 TERMS = "terms.py"
 """Computes TF-IDF, if the bundle adds it to the probe."""
 
@@ -59,7 +59,9 @@ def write_template(predictor: Predictor, asking: Asking, target: Path, **more: A
     fields_at = {mark: {"field": name} for name, mark in marks.items()}
     parts = re.split(f"({'|'.join(fields_at)})", whole)
     about = {"fields": list(fields), "pieces": [fields_at.get(part, part) for part in parts if part]}
-    write_json(target, about | {"add_special_tokens": asking.ids.special, "beyond": asking.ids.beyond, **more})
+    about |= {"add_special_tokens": asking.ids.special, "beyond": asking.ids.beyond}
+    renderer = predictor.model.renderer
+    write_json(target, about | {"max_tokens": renderer.max_tokens, "truncate": renderer.truncate, **more})
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,19 @@ class ProbePage:
             "## How answers are computed",
             probe_in_words(self.probe, self.depth, PROBE) + " " + self._model(),
             *self.asking.shown(),
-            f"cotune cuts a row if the whole text is longer than {manifest.max_tokens} tokens; here "
-            + ("only the copy behind it is cut." if self.probe.words else "no row is cut."),
+            self._long_rows(),
             "## Run it",
             *self._run(),
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _long_rows(self) -> str:
+        lost = f"If the whole text is longer than {self.manifest.max_tokens} tokens, the row loses a part of it"
+        if self.manifest.fields is not None:
+            return f"{lost}, as in cotune."
+        if (program := {"transformers": PIPELINE, "onnx": CLASSIFY}.get(self.to)) is not None:
+            return f"{lost}, as in cotune. `{program}` does that by `{TRUNCATE}`; the model by itself reads whole rows."
+        return f"{lost} in cotune. The code below reads whole rows, so shorten such rows before."
 
     def _out(self) -> str:
         if self.manifest.fields is not None:

@@ -174,6 +174,14 @@ class LabelSearch:
         return bool(gap.mean() < credit * standard_error(gap))
 
     @property
+    def handicap(self) -> tuple[float, float] | None:
+        """Held-out log-loss of the winning trial and of the best frozen probe, if the trial's is higher."""
+        probe = self._best_judged(tuned=False)
+        if self.winner is None or not self.winner.tuned or probe is None or self.winner.mean <= probe.mean:
+            return None
+        return self.winner.mean, probe.mean
+
+    @property
     def challenger(self) -> PromptFit | None:
         """The best prompt that was not tuned yet, if its frozen probe is not clearly worse than the best one."""
         return next(self._challengers(), None)

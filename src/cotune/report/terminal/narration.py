@@ -347,7 +347,8 @@ def _train(story: Story, value: Value) -> list[Line]:
     cost += f" in {duration(seconds)}" if seconds else ""
     head = f"trained to step {steps}"
     if (window := ends_of(value.get("window"))) is not None:
-        rows = counted(value.get("rows"), "labelled row" if value.get("stage") == "final" else "row")
+        # Names of labels are rows too.
+        rows = counted(value.get("rows"), "row")
         head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {counted(steps, 'step')},"
     return [Line(f"{head} with {name}: loss {decimal(value.get('loss'))}{cost}")]
 

@@ -96,13 +96,16 @@ def row_texts(row: str | Mapping[Any, Any], fields: Sequence[str]) -> dict[str, 
     A row is a mapping with field names or headers; a text is the first field.
 
     Raises:
-        KeyError: the row lacks a field.
+        KeyError: the row lacks a field, which the message names.
         TypeError: a value cannot be converted to text.
     """
     row = {fields[0]: row} if isinstance(row, str) else row
     texts = {}
     for field in fields:
-        value = row[column_of(field, [header for header in row if isinstance(header, str)]) or field]
+        header = column_of(field, [header for header in row if isinstance(header, str)])
+        if header is None:
+            raise KeyError(f"the row has no field {field!r}; a row needs {', '.join(map(repr, fields))}")
+        value = row[header]
         text = input_text(value)
         if text is NESTED:
             raise TypeError(f"a value of type {type(value).__name__} cannot be converted to text")

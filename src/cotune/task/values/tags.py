@@ -179,7 +179,15 @@ class Tags:
             there = all(self.closed.is_there(places[outer], outer) for outer in self._around[number - 1])
             if not answered[number] and one.blank == "never" and there and one.grouping is None:
                 lead = table[:, number] - table[:, 0]
-                units = sorted(_units(text, one.type), key=lambda span: -float(lead[span[0] : span[1] + 1].mean()))
+                taken = {word for own in answered.values() for first, last, _ in own for word in range(first, last + 1)}
+                # Words of other values only if there are no others.
+                units = sorted(
+                    _units(text, one.type),
+                    key=lambda span: (
+                        not taken.isdisjoint(range(span[0], span[1] + 1)),
+                        -float(lead[span[0] : span[1] + 1].mean()),
+                    ),
+                )
                 answered[number] = list(islice(_read(text, units, one, self._fits[number - 1]), 1))
             # A list's objects are counted over all of their kinds.
             if not one.within[1] and not self.schemas[number - 1].get("uniqueItems"):
