@@ -187,13 +187,16 @@ def try_tfidf(
         log_loss, without = (round(float(losses.mean()), 6) for losses in (found.losses, found.without))
         used = found.pays or decided
         verb = "is" if used else "is not"
+        compared = compared_losses(measure, log_loss, without)
+        if not used and not found.mix.share:
+            compared = f"no share of it lowers the {measure} log-loss of {without:.3f}"
         return {
             "used": used,
             "rows": len(found.rows),
             "share": found.mix.share,
             "log_loss": log_loss,
             "without": without,
-            "text": f"TF-IDF of the text {verb} added to the probe: {compared_losses(measure, log_loss, without)}",
+            "text": f"TF-IDF of the text {verb} added to the probe: {compared}",
         }
 
     used = context.journal.step("tfidf", [prompt_id, [row.id for row in rows]], effect)["used"]
