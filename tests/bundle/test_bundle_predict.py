@@ -197,7 +197,7 @@ def test_cut_texts_are_told(bench: Bench, predictor: Predictor, caplog: pytest.L
 def test_long_texts_are_shortened_as_they_were_in_the_run(bench: Bench, tmp_path: Path, truncate: Truncation) -> None:
     model = bench.model.with_prompts(200, truncate)
     bundle = bench.save(tmp_path / "best", model=model)
-    # Older bundles say nothing, and were made by runs that removed the end.
+    # Older bundles say nothing; their runs removed the end.
     recorded = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["engine"]
     assert recorded == {"max_tokens": 200} | ({"truncate": "middle"} if truncate == "middle" else {})
     found, row = loaded(bundle), {"text": "How tall is the tower? " * 100 + "Who built it?"}

@@ -33,7 +33,7 @@ from cotune.probe.readout import PROBE, Probe, load_probe
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.truncate import Truncation
 from cotune.task.values.output import Output
-from tiny import merging_tokenizer
+from tiny import merging_tokenizer, tiny_tokenizer
 
 ROWS = [{"text": text} for text in TEXTS]
 
@@ -287,7 +287,7 @@ def test_long_rows_are_shortened_as_in_the_bundle(bench: Bench, tmp_path: Path, 
     assert all(prediction.truncated for prediction in wanted)
     for row, prediction in zip(classify(texts, top_k=None), wanted, strict=True):
         assert {each["label"]: each["score"] for each in row} == pytest.approx(prediction.probabilities, abs=1e-4)
-    assert ("Who built it?" in classify.filled(texts[0])) == (truncate == "middle")
+    assert ("Who built it?" in classify.tokenizer.decode(classify.prompt_ids(texts[0]))) == (truncate == "middle")
     assert "as in cotune" in (out / "README.md").read_text(encoding="utf-8")
     with pytest.raises(KeyError, match="the row has no field 'text'; a row needs 'text'"):
         classify({"title": "x"})
@@ -302,8 +302,25 @@ def test_an_export_that_reads_whole_rows_is_not_handed_over(
     """A sample text is longer than the limit on prompts."""
     write = command.write_template
     monkeypatch.setattr(command, "write_template", lambda *given, **more: write(*given, **more | {"max_tokens": 10_000}))
-    with pytest.raises(CotuneError, match="give other answers"):
+    with pytest.raises(CotuneError, match="shortens a long row to other tokens"):
         export_bundle(bench.save_probed(tmp_path / "bundle"), tmp_path / "out", "transformers")
+
+
+def test_an_end_token_of_the_tokenizer_does_not_count(tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer(False)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)]
+    )
+    bench = make_bench(tmp_path, tokenizer=tokenizer)
+    bundle = bench.save_probed(tmp_path / "bundle", model=bench.model.with_prompts(150, "middle"))
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    assert json.loads((out / "template.json").read_text(encoding="utf-8"))["ends"] == 1
+    predictor, classify = loaded(bundle), pipeline_of(out)
+    for words in range(1, 120):
+        (row,) = predictor.rendered([{"text": "go " * words}])
+        assert classify.prompt_ids("go " * words) == list(row.prompt_ids)
 
 
 def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench, tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def export(
     opened = OpenedBundle.read(bundle)
     if to not in _SHORTENING and (most := opened.manifest.max_tokens) < MOST_TOKENS:
         typer.echo(
-            f"The bundle shortens rows whose prompt is longer than {most} tokens. Other programs do not: shorten them before.",
+            f"The bundle shortens rows whose prompt is longer than {most} tokens. Other programs read whole rows, so "
+            "shorten long ones yourself.",
             err=True,
         )
     if held := held_rows(len(opened.prompt.demonstrations), "folder"):

@@ -36,9 +36,9 @@ OPENING = frozenset({"engine", "workers", "sample", "start", "neighbours", "cloc
 """Steps before the search, which are repeated within seconds after the model is loaded."""
 _FINISH = "finish"
 """A file that asks the run to end its search; the run checks for it at each decision."""
-_OPENED = (JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", CONFIG)
+_OPENED = (JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", ROW_HASHES, CONFIG)
 """What a run may have written before its search; the config last, so that what is left of a removal still counts as a run."""
-_RESULTS = (SUMMARY, DEV_ROWS, TEST_ROWS, ROW_HASHES, REPORT, REPORT_ERROR, TRACKING, BUNDLE)
+_RESULTS = (SUMMARY, DEV_ROWS, TEST_ROWS, REPORT, REPORT_ERROR, TRACKING, BUNDLE)
 _OWN = (*_RESULTS, "adapters", "states", "checkpoints", *_OPENED)
 """What a run replaces or removes, apart from answers that were paid for, which it only adds to."""
 _ANSWERS = (ANSWERS, f"{ANSWERS}-wal", f"{ANSWERS}-shm")

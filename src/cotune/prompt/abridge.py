@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from cotune.prompt.truncate import ENDING
+
 _LETTERS_AND_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _SPACES = str.maketrans("Ġ▁", "  ")
 _NEIGHBOURS = re.compile("(?=([A-Za-z0-9][A-Za-z0-9 ]))")
@@ -18,8 +20,6 @@ _NORMALIZERS, _SPLITTERS = ("NFC", "NFKC", "Prepend"), ("ByteLevel", "Digits", "
 _WINDOW = 1024
 # Characters to begin with, for each token that is wanted: of the beginning, and of the ending, of which fewer are wanted.
 _HEAD, _TAIL = 8, 2
-# A text without its middle has a quarter of its tokens from its end.
-_PART_OF_END = 4
 
 
 class Abridger:
@@ -40,7 +40,9 @@ class Abridger:
         self.least = 16 * tokens + _WINDOW
 
     def abridged(self, text: str) -> str:
-        """The text without its middle, keeping more than ``tokens`` tokens of its beginning, and a quarter of that of its end.
+        """The text without its middle, keeping more than ``tokens`` tokens of its beginning, and a share of that of its end.
+
+        The share is :data:`cotune.prompt.truncate.ENDING`.
 
         A text that is not long, or has no borders, is returned unchanged.
         """
@@ -70,7 +72,7 @@ class Abridger:
         while length < len(text) // 4:
             for start in self._borders(text, len(text) - length):
                 if self._parts(text[head - 1], text[start : start + 2]):
-                    if len(self._tokenizer(text[start:], add_special_tokens=False)["input_ids"]) > self._tokens // _PART_OF_END:
+                    if len(self._tokenizer(text[start:], add_special_tokens=False)["input_ids"]) > self._tokens * ENDING:
                         return start
                     break
             length *= 4

@@ -215,6 +215,12 @@ class Renderer:
         """The separator between a prompt and every answer: a space, or nothing."""
         return self._answer_text(self._skeleton(prompt.edit(demonstrations=(), nearest=0), tuple(fields), ()), "")
 
+    @property
+    def ends(self) -> int:
+        """Tokens that the tokenizer adds to the end of a text; prompts do not have them."""
+        ids = self.tokenizer("a", add_special_tokens=not self.chat)["input_ids"]
+        return len(ids) - len(self._encode(["a"])[0])
+
     def read(self, ids: Sequence[int], lead: str = "") -> str:
         """The text of an answer's ids, without control tokens and the ``lead``."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

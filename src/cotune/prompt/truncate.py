@@ -14,8 +14,9 @@ GAP = " … "
 ENDING = 0.25
 """Share of the tokens of a text without its middle that come from its end.
 
-A probe of 96 tokens from the beginning of speeches and 32 from the end is better than one of 128 from the beginning, and level
-on emails (docs/probe-measurements.md). For film reviews, Sun et al. (arXiv 1905.05583) found both ends better than either.
+A probe of 96 tokens from the beginning of speeches and 32 from the end is better than one of 128 from the beginning; on emails
+and reviews the difference is within that of draws (docs/probe-measurements.md). For film reviews, Sun et al. (arXiv 1905.05583)
+found both ends better than either.
 """
 Spans = Sequence[tuple[int, int]]
 """Start and end of each token of a text, in characters."""
@@ -62,38 +63,48 @@ def shorten(
         left = max(0, left - (len(ids) - most))
 
 
-def filled(
-    template: Mapping[str, Any], texts: Mapping[str, str], encode: Callable[[str], list[int]], spans: Callable[[str], Spans]
-) -> str:
-    """The whole text that an exported model reads: the ``pieces`` of ``template.json`` with a row's texts between them.
+def whole_text(template: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """The ``pieces`` of an export's ``template.json`` with a row's texts between them."""
+    return "".join(piece if isinstance(piece, str) else texts[piece["field"]] for piece in template["pieces"])
+
+
+def prompt_ids(
+    template: Mapping[str, Any],
+    texts: Mapping[str, str],
+    ids: list[int],
+    encode: Callable[[str], list[int]],
+    spans: Callable[[str], Spans],
+) -> list[int]:
+    """Token ids that an exported model reads of a row, up to the position at which it answers.
 
     Args:
+        ids: those of the :func:`whole_text`.
         encode: token ids of a whole text.
         spans: as for :func:`shorten`.
     """
-
-    def whole(given: Mapping[str, str]) -> str:
-        return "".join(piece if isinstance(piece, str) else given[piece["field"]] for piece in template["pieces"])
-
-    most, text = template["max_tokens"], whole(texts)
-    if len(encode(text)) <= most:
-        return text
-    shown = Counter(piece["field"] for piece in template["pieces"] if not isinstance(piece, str))
-    return whole(shorten(texts, shown, most, template["truncate"], lambda given: encode(whole(given)), spans)[0])
+    # The tokenizer may add an end token, which is not counted.
+    most = template["max_tokens"] + template["ends"]
+    if len(ids) > most:
+        shown = Counter(piece["field"] for piece in template["pieces"] if not isinstance(piece, str))
+        ids = shorten(texts, shown, most, template["truncate"], lambda given: encode(whole_text(template, given)), spans)[1]
+    return ids[: len(ids) - template["beyond"]]
 
 
 def cut_to(most: int, text: str, spans: Spans, truncate: Truncation, gap_tokens: int) -> str:
-    """A text of about ``most`` tokens at most.
+    """A text cut to about ``most`` tokens.
 
     Args:
         spans: places of the tokens of ``text``.
         gap_tokens: tokens of :data:`GAP`.
     """
+    # First, since a text without tokens of its own may have some in the prompt.
+    if not most:
+        return ""
     if len(spans) <= most:
         return text
     ending = int((most - gap_tokens) * ENDING) if truncate == "middle" else 0
     if ending < 1:
-        return text[: spans[most][0]] if most else ""
+        return text[: spans[most][0]]
     beginning = most - gap_tokens - ending
     return f"{text[: spans[beginning][0]].rstrip()}{GAP}{text[spans[-ending - 1][1] :].lstrip()}"
 

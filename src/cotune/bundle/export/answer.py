@@ -53,7 +53,7 @@ class FieldReader:
         fields: the answer's fields, an object of a class in ``fields/``.
         probe: ``weight`` and ``bias`` of ``probe.safetensors``.
         row_texts: function of ``fields/cells.py``.
-        fill: function of ``fields/truncate.py``, which shortens rows that are too long.
+        truncate: the module ``fields/truncate.py``, which shortens rows that are too long.
         words: functions of ``fields/words.py`` and ``fields/reads.py`` if each word of a row is read; None if the whole row is.
         terms: TF-IDF of ``terms.py``, whose logits are added to those of the states; None if the states answer alone.
 
@@ -69,12 +69,12 @@ class FieldReader:
         fields: Any,
         probe: Mapping[str, NDArray[Any]],
         row_texts: Callable[[Row, list[str]], dict[str, str]],
-        fill: Callable[..., str],
+        truncate: Any,
         words: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
         terms: Any = None,
     ) -> None:
         self.model, self.tokenizer, self.template, self.fields = model, tokenizer, template, fields
-        self.row_texts, self.terms, self._words, self._fill = row_texts, terms, words, fill
+        self.row_texts, self.terms, self._words, self._truncate = row_texts, terms, words, truncate
         self.names: tuple[str, ...] = tuple(fields.names)
         self._weight, self._bias = (probe[name].astype(np.float64) for name in ("weight", "bias"))
         added = tokenizer.added_tokens_decoder.values()
@@ -120,8 +120,8 @@ class FieldReader:
         If words are read, the row's text stands behind the prompt once more, so that their states depend on all of it.
         """
         texts = {name: self._harmless(text) for name, text in self.row(row).items()}
-        ids = self._ids(self._fill(self.template, texts, self._ids, lambda text: self._placed(text)["offset_mapping"]))
-        ids = ids[: len(ids) - self.template["beyond"]]
+        ids: list[int] = self._ids(self._truncate.whole_text(self.template, texts))
+        ids = self._truncate.prompt_ids(self.template, texts, ids, self._ids, lambda text: self._placed(text)["offset_mapping"])
         if self._words is None:
             return Asked(ids, [(min(self.template["start"], len(ids) - 1), len(ids))])
         words_of, words_in_copy = self._words
@@ -196,8 +196,8 @@ def load(
     words = (module("words").words_of, module("reads").words_in_copy) if fields.words else None
     if (folder / "terms.py").is_file():
         terms = _run(f"{package}_terms", folder / "terms.py").load_terms(folder / "probe.safetensors")
-    row_texts, fill = module("cells").row_texts, module("truncate").filled
-    return FieldReader(model, tokenizer, template, fields, probe, row_texts, fill, words, terms)
+    row_texts = module("cells").row_texts
+    return FieldReader(model, tokenizer, template, fields, probe, row_texts, module("truncate"), words, terms)
 
 
 def _run(name: str, path: Path, parts: list[str] | None = None) -> Any:

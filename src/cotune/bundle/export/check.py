@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def check_weights(predictor: Predictor, folder: Path, dtype: str, adapter: Path 
     from cotune.model.local import LocalModel
 
     model, probe = predictor.model, predictor.probe
-    other = LocalModel.load(folder, settings=EngineSettings("cpu", "float32", max_tokens=model.settings.max_tokens))
+    settings = EngineSettings("cpu", "float32", max_tokens=model.settings.max_tokens, truncate=model.settings.truncate)
+    other = LocalModel.load(folder, settings=settings)
     own = BASE if adapter is None else other.adapters.register(adapter)
     # One different token changes the rest of a generated answer, so compare the likelihood of fixed answers.
     asked = (predictor.prompt, _rows(predictor), predictor.labels or _TEXTS)
@@ -47,9 +49,11 @@ def check_classifier(predictor: Predictor, folder: Path, dtype: str) -> None:
     """Check a transformers classifier with its pipeline, in one batch."""
     from cotune.bundle.export.pipeline import load
 
-    rows = _rows_of_any_length(predictor)
+    rows = _rows(predictor)
     wanted = _wanted(predictor, rows)
-    told = load(folder, batch_size=len(rows))(rows, top_k=None)
+    classify = load(folder, batch_size=len(rows))
+    _check_long_row(predictor, classify.prompt_ids)
+    told = classify(rows, top_k=None)
     # Python leaves compiled files in the folder, which would be exported too.
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
@@ -62,8 +66,9 @@ def check_fields(predictor: Predictor, folder: Path, dtype: str) -> None:
     from cotune.bundle.export.answer import load
 
     assert predictor.fields is not None
-    rows = _rows_of_any_length(predictor)
+    rows = _rows(predictor)
     wanted, answer = _wanted(predictor, rows), load(folder)
+    _check_long_row(predictor, lambda row: answer.asked(row).ids)
     found = answer.log_probs(rows, batch_size=len(rows))
     for span in spans(predictor.fields.sizes, len(predictor.labels)):
         _compare(wanted[:, span], np.maximum(found[:, span], np.log(_LEAST_SHARE)), dtype)
@@ -87,9 +92,10 @@ def check_graph(predictor: Predictor, folder: Path) -> None:
     """Check an ONNX graph with its Python file, with rows one by one and in one batch."""
     from cotune.bundle.export.classify import load
 
-    rows = _rows_of_any_length(predictor)
+    rows = _rows(predictor)
     wanted = _wanted(predictor, rows)
     classify = load(folder, threads=1)
+    _check_long_row(predictor, lambda row: classify.ids([row])[0])
     order = [classify.labels.index(label) for label in predictor.labels]
     for batch_size in (1, len(rows)):
         found = classify.probabilities(rows, batch_size)[:, order]
@@ -100,10 +106,12 @@ def _rows(predictor: Predictor) -> list[dict[str, str]]:
     return [dict.fromkeys(predictor.input_fields, text) for text in _TEXTS]
 
 
-def _rows_of_any_length(predictor: Predictor) -> list[dict[str, str]]:
-    """The same rows, and one that is longer than the limit on prompts."""
+def _check_long_row(predictor: Predictor, read: Callable[[dict[str, str]], list[int]]) -> None:
+    """Check that a row that is longer than the limit on prompts has the token ids of the bundle in the exported code."""
     long = " ".join(f"{_TEXTS[1]} {number}" for number in range(predictor.model.renderer.max_tokens // 8))
-    return [*_rows(predictor), dict.fromkeys(predictor.input_fields, long)]
+    row = dict.fromkeys(predictor.input_fields, long)
+    if read(row) != list(predictor.rendered([row])[0].prompt_ids):
+        raise CotuneError("the exported code shortens a long row to other tokens than the bundle; nothing was written")
 
 
 def _wanted(predictor: Predictor, rows: list[dict[str, str]]) -> NDArray[np.float64]:

@@ -37,7 +37,7 @@ class RowClassifier:
         tokenizer: its tokenizer.
         template: content of ``template.json``.
         row_texts: function of ``cells.py``.
-        fill: function of ``truncate.py``, which shortens rows that are too long.
+        truncate: the module ``truncate.py``, which shortens rows that are too long.
         terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
 
     Attributes:
@@ -50,11 +50,11 @@ class RowClassifier:
         tokenizer: Tokenizer,
         template: Mapping[str, Any],
         row_texts: Callable[[Row, list[str]], dict[str, str]],
-        fill: Callable[..., str],
+        truncate: Any,
         terms: Any = None,
     ) -> None:
         self.session, self.tokenizer, self.template = session, tokenizer, template
-        self.row_texts, self.terms, self._fill = row_texts, terms, fill
+        self.row_texts, self.terms, self._truncate = row_texts, terms, truncate
         self.labels: tuple[str, ...] = tuple(template["labels"])
         self._prefix: list[int] = template["prefix_ids"]
         added = tokenizer.get_added_tokens_decoder().values()
@@ -86,22 +86,24 @@ class RowClassifier:
         """A row's texts by field."""
         return self.row_texts(row, self.template["fields"])
 
-    def filled(self, row: Row) -> str:
-        """The whole text that the model reads for a row."""
-        texts = {name: self._harmless(text) for name, text in self.fields(row).items()}
-        return self._fill(self.template, texts, self._ids, lambda text: self._encoded(text, special=False).offsets)
-
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Token ids of each row, up to the position at which the model answers."""
-        found = [self._ids(self.filled(row)) for row in rows]
-        return [ids[: len(ids) - self.template["beyond"]] for ids in found]
+        """Token ids of each row, up to the position at which the model answers, shortened as in the bundle."""
+        texts = [{name: self._harmless(text) for name, text in self.fields(row).items()} for row in rows]
+        special = self.template["add_special_tokens"]
 
-    def _ids(self, text: str) -> list[int]:
-        found: list[int] = self._encoded(text, special=self.template["add_special_tokens"]).ids
-        return found
+        def encode(text: str) -> list[int]:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special).ids
+            return ids
 
-    def _encoded(self, text: str, *, special: bool) -> Any:
-        return self.tokenizer.encode(text, add_special_tokens=special)
+        def spans(text: str) -> Any:
+            return self.tokenizer.encode(text, add_special_tokens=False).offsets
+
+        whole = [self._truncate.whole_text(self.template, own) for own in texts]
+        encoded = self.tokenizer.encode_batch(whole, add_special_tokens=special)
+        return [
+            self._truncate.prompt_ids(self.template, own, each.ids, encode, spans)
+            for own, each in zip(texts, encoded, strict=True)
+        ]
 
     def feed(self, ids: Sequence[list[int]]) -> dict[str, NDArray[np.int64]]:
         """The model's inputs for one batch.
@@ -150,8 +152,8 @@ def load(
     if (folder / "terms.py").is_file():
         terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
     session = InferenceSession(str(folder / model), options, providers=list(providers))
-    row_texts, fill = _module(folder, "cells").row_texts, _module(folder, "truncate").filled
-    return RowClassifier(session, tokenizer, template, row_texts, fill, terms)
+    row_texts, truncate = _module(folder, "cells").row_texts, _module(folder, "truncate")
+    return RowClassifier(session, tokenizer, template, row_texts, truncate, terms)
 
 
 def _module(folder: Path, name: str) -> Any:

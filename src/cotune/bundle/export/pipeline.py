@@ -30,30 +30,35 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
     Attributes:
         template: the prompt's constant parts, with the positions of a row's fields between them.
         row_texts: function of ``cells.py``.
-        fill: function of ``truncate.py``, which shortens rows that are too long.
+        truncate: the module ``truncate.py``, which shortens rows that are too long.
         terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
     """
 
     template: dict[str, Any]
     row_texts: Callable[[Any, list[str]], dict[str, str]]
-    fill: Callable[..., str]
+    truncate: Any
     terms: Any = None
 
     def fields(self, row: str | dict[str, Any]) -> dict[str, str]:
         """A row's texts by field."""
         return self.row_texts(row, self.template["fields"])
 
-    def filled(self, row: str | dict[str, Any]) -> str:
-        """The whole text that the model reads for a row."""
+    def prompt_ids(self, row: str | dict[str, Any], **options: Any) -> list[int]:
+        """Token ids of a row, up to the position at which the model answers, shortened as in the bundle."""
         texts = {name: self._harmless(text) for name, text in self.fields(row).items()}
-        return self.fill(self.template, texts, self._ids, self._spans)
 
-    def _ids(self, text: str, **options: Any) -> list[int]:
-        found: list[int] = self.tokenizer(text, add_special_tokens=self.template["add_special_tokens"], **options)["input_ids"]
+        def encode(text: str) -> list[int]:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=self.template["add_special_tokens"], **options)[
+                "input_ids"
+            ]
+            return ids
+
+        def spans(text: str) -> Any:
+            return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+        ids = encode(self.truncate.whole_text(self.template, texts))
+        found: list[int] = self.truncate.prompt_ids(self.template, texts, ids, encode, spans)
         return found
-
-    def _spans(self, text: str) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
 
     def _harmless(self, text: str) -> str:
         """A row's text with the tokenizer's control tokens broken up by a space."""
@@ -66,9 +71,8 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
         """Accept any model: transformers logs an error for a class that it does not list, such as that of ``pooled.py``."""
 
     def preprocess(self, inputs: str | dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
-        """Token ids of a row, up to the position at which the model answers."""
-        ids = self._ids(self.filled(inputs), **options)
-        kept = torch.tensor([ids[: len(ids) - self.template["beyond"]]])
+        """The model's inputs for a row."""
+        kept = torch.tensor([self.prompt_ids(inputs, **options)])
         found = {"input_ids": kept, "attention_mask": torch.ones_like(kept)}
         if self.terms is not None:
             found["terms"] = torch.tensor(self.terms.logits([self.fields(inputs)]), dtype=torch.float32)
@@ -103,7 +107,7 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
     model = _module(folder, "pooled").PooledForSequenceClassification.from_pretrained(folder, dtype=dtype)
     found = RowClassification(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), **options)
     found.template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
-    found.row_texts, found.fill = _module(folder, "cells").row_texts, _module(folder, "truncate").filled
+    found.row_texts, found.truncate = _module(folder, "cells").row_texts, _module(folder, "truncate")
     if (folder / "terms.py").is_file():
         found.terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
     return found

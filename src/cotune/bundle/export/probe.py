@@ -61,7 +61,8 @@ def write_template(predictor: Predictor, asking: Asking, target: Path, **more: A
     about = {"fields": list(fields), "pieces": [fields_at.get(part, part) for part in parts if part]}
     about |= {"add_special_tokens": asking.ids.special, "beyond": asking.ids.beyond}
     renderer = predictor.model.renderer
-    write_json(target, about | {"max_tokens": renderer.max_tokens, "truncate": renderer.truncate, **more})
+    about |= {"max_tokens": renderer.max_tokens, "truncate": renderer.truncate, "ends": renderer.ends}
+    write_json(target, about | more)
 
 
 @dataclass(frozen=True)

@@ -43,13 +43,15 @@ def confirm_labels(
     rows = (*labelled_rows(context), *search.written)
     winner = search.winner
     assert winner is not None
-    if search.handicap is not None:
-        tuned_loss, frozen_loss = search.handicap
-        context.journal.tell(
-            f"tuned weights win although their held-out log-loss is {tuned_loss:.3f} and the best frozen probe's "
-            f"{frozen_loss:.3f}: where the two are that close, weights that are tuned on all rows are usually better"
-        )
     search = final_plan(context, search, prices, winner, len(rows), max_epochs)
+    if search.handicap:
+        why = (
+            "they are tuned further, on all rows" if search.last_epochs else "so few held-out rows often show tuning as too bad"
+        )
+        context.journal.tell(
+            f"tuned weights win although their held-out log-loss is {search.handicap:.2g} higher than the best frozen probe's: "
+            + why
+        )
     before = [measure_unchanged(context, previous.candidate)] if previous else []
     untuned = [_frozen_evidence(context, search, trials, fit) for fit in (search.seed, search.best_frozen, winner.fit)]
     # The probes learn from all rows; their dev scores are those of probes that learnt from train.

@@ -174,12 +174,12 @@ class LabelSearch:
         return bool(gap.mean() < credit * standard_error(gap))
 
     @property
-    def handicap(self) -> tuple[float, float] | None:
-        """Held-out log-loss of the winning trial and of the best frozen probe, if the trial's is higher."""
+    def handicap(self) -> float:
+        """By how much the held-out log-loss of the winning trial is higher than that of the best frozen probe, else 0."""
         probe = self._best_judged(tuned=False)
-        if self.winner is None or not self.winner.tuned or probe is None or self.winner.mean <= probe.mean:
-            return None
-        return self.winner.mean, probe.mean
+        if self.winner is None or not self.winner.tuned or probe is None:
+            return 0.0
+        return max(0.0, float(self.winner.gap(probe).mean()))
 
     @property
     def challenger(self) -> PromptFit | None:

@@ -102,10 +102,10 @@ def row_texts(row: str | Mapping[Any, Any], fields: Sequence[str]) -> dict[str, 
     row = {fields[0]: row} if isinstance(row, str) else row
     texts = {}
     for field in fields:
-        header = column_of(field, [header for header in row if isinstance(header, str)])
-        if header is None:
-            raise KeyError(f"the row has no field {field!r}; a row needs {', '.join(map(repr, fields))}")
-        value = row[header]
+        try:
+            value = row[column_of(field, [header for header in row if isinstance(header, str)]) or field]
+        except KeyError as error:
+            raise KeyError(f"the row has no field {field!r}; a row needs {', '.join(map(repr, fields))}") from error
         text = input_text(value)
         if text is NESTED:
             raise TypeError(f"a value of type {type(value).__name__} cannot be converted to text")
