@@ -46,7 +46,9 @@ def confirm_labels(
     search = final_plan(context, search, prices, winner, len(rows), max_epochs)
     if search.handicap:
         why = (
-            "they are tuned further, on all rows" if search.last_epochs else "so few held-out rows often show tuning as too bad"
+            "they are tuned further, on all rows"
+            if search.last_epochs
+            else "on few held-out rows trials look worse than they are"
         )
         context.journal.tell(
             f"tuned weights win although their held-out log-loss is {search.handicap:.2g} higher than the best frozen probe's: "
