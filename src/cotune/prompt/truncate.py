@@ -97,7 +97,7 @@ def cut_to(most: int, text: str, spans: Spans, truncate: Truncation, gap_tokens:
         spans: places of the tokens of ``text``.
         gap_tokens: tokens of :data:`GAP`.
     """
-    # First, since a text without tokens of its own may have some in the prompt.
+    # First, since a text that has no tokens alone may have some in the prompt.
     if not most:
         return ""
     if len(spans) <= most:
