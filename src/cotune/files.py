@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cotune.errors import InputError
+from cotune.errors import BusyError, InputError
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_PLACE = {
@@ -166,6 +166,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file while the block is executed, so that one process at a time works on something.
+
+    Args:
+        busy: message of the error if another process holds it.
+
+    Raises:
+        BusyError: another process holds it.
+        InputError: the file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        lock = FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise BusyError(busy) from None
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
+    with lock:
+        yield
 
 
 def sync_names(folder: Path) -> None:

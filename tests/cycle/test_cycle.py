@@ -303,7 +303,7 @@ def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr(sys.modules[f"cotune.cycle.{module}"], "time", clock)
     # A first guess that is twice too hopeful, on every machine.
     found = replace(check_capability("cpu", "float32", 1), gemm_gflops={"float32": 0.55, "bfloat16": 0.4})
-    monkeypatch.setattr("cotune.model.hardware.capability.check_capability", lambda *_: found)
+    monkeypatch.setattr("cotune.cycle.backends.local.check_capability", lambda *_: found)
     task = Task.from_rows(labelled_rows(90), input="text", output="label")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "11s", "seed": 4, "engine": {"dtype": "float32"}}
     settings |= {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cotune.bundle import load, save_bundle
-from cotune.embed import Neighbours, TextEmbedder, show_nearest
+from cotune.embed import Neighbours, TextEmbedder
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW
 from cotune.model.local import LocalModel
@@ -28,7 +28,7 @@ TEXTS = (
     "how tall",
 )
 STOCK = tuple(Demonstration((("text", text),), LABELS[i % 3]) for i, text in enumerate(TEXTS))
-PROMPT = show_nearest(Prompt("Name the kind: {labels}", "{text}", "Kind:"), STOCK, 2)
+PROMPT = Prompt("Name the kind: {labels}", "{text}", "Kind:", demonstrations=STOCK, nearest=2)
 ROWS = [{"text": text} for text in ("who is it", "How  Tall", "what is the capital of the country", "many books")]
 
 

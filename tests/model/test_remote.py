@@ -13,7 +13,7 @@ import pytest
 
 from chat_server import Handler, Reply, chat_server, completion, send
 from cotune.bundle import load, save_bundle
-from cotune.embed import Neighbours, show_nearest
+from cotune.embed import Neighbours
 from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
 from cotune.endpoint.request_format import FORMS, RequestFormat, answer_tokens
 from cotune.errors import CotuneError, InputError
@@ -343,7 +343,7 @@ STOCK = tuple(
 
 
 def test_each_row_is_shown_what_its_letters_are_nearest_to(tmp_path: Path) -> None:
-    prompt = show_nearest(PROMPT, STOCK, 1)
+    prompt = PROMPT.edit(demonstrations=STOCK, nearest=1)
     with chat_server(answering(lambda text: "fruit")) as server:
         found = model(server.url, tmp_path / "a.sqlite")
         with pytest.raises(CotuneError, match="no chooser for them"):

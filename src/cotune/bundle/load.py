@@ -31,7 +31,8 @@ from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.adapters.files import BASE
 from cotune.model.base import ENDPOINT
-from cotune.model.loading.folder import FROM_HUB, NotFetchedError
+from cotune.model.loading.bundled import resolve_model
+from cotune.model.loading.folder import FROM_HUB, NotFetchedError, model_fingerprint
 from cotune.model.structured.limits import Writing, grammar_of
 from cotune.probe.readout import PROBE
 from cotune.prompt.prompt import Prompt
@@ -208,8 +209,6 @@ class OpenedBundle:
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
     """Folder of the base model, with its content checked; arguments and errors as in :func:`load`."""
-    from cotune.model.loading.folder import model_fingerprint
-
     manifest, where = bundle.manifest, str(bundle.folder)
     name = base_of(manifest, base)
     try:
@@ -235,8 +234,6 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
 
 def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
     """Folder of the base model, fetched from the hub only if the user allows it; ``base`` as in :func:`load`."""
-    from cotune.model.loading.bundled import resolve_model
-
     return resolve_model(base_of(manifest, base), progress, fetch=base is not None)
 
 

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from cotune.bundle.manifest import COPY_AGAIN, Manifest
+from cotune.endpoint import Client, Endpoint
+from cotune.endpoint.request_format import RequestFormat
+from cotune.endpoint.server import is_loopback
 from cotune.errors import InputError
 from cotune.model.base import ENDPOINT
+from cotune.model.structured.limits import json_schema
 
 if TYPE_CHECKING:
     from cotune.model.remote.model import RemoteModel
@@ -41,8 +45,6 @@ def check_allowed(
     Raises:
         InputError: the user allows another server or none, or names no key variable although the folder needs one.
     """
-    from cotune.endpoint.server import is_loopback
-
     flags = [f"--{option.replace('_', '-')}" for option in options]
     if not is_loopback(urlsplit(base_url).hostname or "") and (endpoint or "").rstrip("/") != base_url.rstrip("/"):
         added = f"{flags[0]} {shlex.quote(base_url)} (in Python, {options[0]}={base_url!r})"
@@ -74,10 +76,7 @@ def endpoint_model(
         InputError: the bundle's endpoint is invalid, or the caller did not allow it or its key.
         EndpointError: the key is not set.
     """
-    from cotune.endpoint import Client, Endpoint
-    from cotune.endpoint.request_format import RequestFormat
     from cotune.model.remote.model import RemoteModel
-    from cotune.model.structured.limits import json_schema
 
     data = saved[ENDPOINT]
     try:

@@ -26,7 +26,11 @@ from cotune.bundle.snippets import Ids
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import expanded, file_sha256, load_json, write_json, write_text
+from cotune.model.adapters.files import CONFIG, adapter_content_id, adapter_files, is_bare_probe
+from cotune.model.adapters.slots import BASE
+from cotune.model.layers.cut import norm_epsilon
 from cotune.model.loading.bundled import BUNDLED_MODEL
+from cotune.probe.readout import load_probe
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
 from cotune.version import versions
@@ -70,9 +74,6 @@ def save_bundle(
             an older bundle is unchanged.
         ValueError: the metrics contain NaN, or the decision does not fit the labels.
     """
-    from cotune.model.adapters.files import adapter_content_id
-    from cotune.model.adapters.slots import BASE
-
     labels = output.labels
     if decision.bias and len(decision.bias) != len(labels):
         raise ValueError(f"a bias of {len(decision.bias)} numbers does not fit {len(labels)} labels")
@@ -125,10 +126,6 @@ def _card(
 
 def _reading(manifest: Manifest, folder: Path, prompt: Prompt, model: LocalModel) -> Reading | None:
     """Description of the probe in an adapter's folder; None if there is none."""
-    from cotune.model.adapters.files import is_bare_probe
-    from cotune.model.layers.cut import norm_epsilon
-    from cotune.probe.readout import load_probe
-
     if (probe := load_probe(folder)) is None:
         return None
     ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.choices)
@@ -152,8 +149,6 @@ def _check_free(folder: Path) -> None:
 
 
 def _copy_adapter(source: Path, target: Path) -> None:
-    from cotune.model.adapters.files import CONFIG, adapter_files
-
     target.mkdir()
     for name in adapter_files(source):
         copy = _copy_config if name == CONFIG else shutil.copyfile

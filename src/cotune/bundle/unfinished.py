@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 from cotune.bundle.predictor import Predictor
 from cotune.cache import cache_folder
-from cotune.errors import BusyError, counted
-from cotune.files import content_hash
+from cotune.errors import counted
+from cotune.files import content_hash, locked
 
 if TYPE_CHECKING:
     from cotune.model.remote.model import RemoteModel
@@ -33,18 +33,12 @@ def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> I
     if not predictor.scorer.capabilities.endpoint:
         yield
         return
-    from filelock import FileLock, Timeout
-
     from cotune.endpoint import AnswerCache, EndpointError
 
     key = content_hash({"bundle": predictor.bundle_id, "rows": [dict(row) for row in rows]}, 40)
     path = cache_folder(FOLDER) / f"{key}.sqlite"
     lock, model = path.with_suffix(".lock"), cast("RemoteModel", predictor.scorer)
-    try:
-        only = FileLock(lock).acquire(timeout=0)
-    except Timeout:
-        raise BusyError("another command is asking the endpoint about the same rows. Wait for it, then try again.") from None
-    with only:
+    with locked(lock, "another command is asking the endpoint about the same rows. Wait for it, then try again."):
         answers = model.answers = AnswerCache(path)
         finished = False
         try:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import WORKERS_PANEL, Json, StorageUrl, Workers, app, echo_json, option
+from cotune.cli.terminal import out_console
 from cotune.cli.workers import choice_of
 
 
@@ -37,8 +38,6 @@ def doctor(
     if as_json:
         echo_json(diagnosis.to_json())
     else:
-        from cotune.cli.terminal import out_console
-
         out_console().print(render(diagnosis))
     if diagnosis.status == "fail":
         raise typer.Exit(1)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, echo_json, option, tell
+from cotune.cli.terminal import out_console
 from cotune.errors import counted
 from cotune.evaluate.words import metric_words
 from cotune.garbage import collection_paused
+from cotune.plain import harmless, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,8 +72,6 @@ def evaluate(
     if as_json:
         echo_json({"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None})
         return
-    from cotune.cli.terminal import out_console
-
     console = out_console()
     for part in _shown(scored, rows, console.width):
         console.print(part)
@@ -79,8 +79,6 @@ def evaluate(
 
 def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     from rich.text import Text
-
-    from cotune.plain import harmless, one_line
 
     low, high = scored.interval.low, scored.interval.high
     # A single row with a fractional score says nothing about others.
@@ -113,7 +111,6 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
 def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
     from rich.text import Text
 
-    from cotune.plain import one_line
     from cotune.report.terminal.layout import table_of
 
     table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
@@ -140,7 +137,6 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     """The confusion matrix if it fits, else the most frequent confusions."""
     from rich.text import Text
 
-    from cotune.plain import one_line
     from cotune.report.terminal.layout import table_of
 
     assert scored.confusion is not None

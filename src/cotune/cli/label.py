@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, echo_json, option, show_page, tell
-from cotune.errors import BusyError, InputError, counted
+from cotune.errors import InputError, counted
 
 if TYPE_CHECKING:
     from cotune.bundle.manifest import Manifest
@@ -103,7 +103,7 @@ def label(
         return
     if out is None:
         raise InputError("the output file is missing", where="--out", hint="Add --out labelled.csv or --json.")
-    from cotune.files import check_place
+    from cotune.files import check_place, locked
     from cotune.task.reading.sheet import check_suffix
 
     check_suffix(out)
@@ -114,21 +114,16 @@ def label(
             where="cotune label",
             hint="--web asks in a browser, --json prints the picked rows.",
         )
-    from filelock import FileLock, Timeout
-
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f".{out.name}.lock")
-    try:
-        with FileLock(lock).acquire(timeout=0):
-            try:
-                session = _session(picked, manifest, asks, out)
-                _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
-                session.close()
-            finally:
-                # Nobody waits for it.
-                lock.unlink(missing_ok=True)
-    except Timeout:
-        raise BusyError(f"{out}: another cotune label is adding to this file. Wait for it, or choose another --out.") from None
+    with locked(lock, f"{out}: another cotune label is adding to this file. Wait for it, or choose another --out."):
+        try:
+            session = _session(picked, manifest, asks, out)
+            _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
+            session.close()
+        finally:
+            # Nobody waits for it.
+            lock.unlink(missing_ok=True)
     _last_words(session, bundle, folder, as_json=as_json)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Json, app, echo_json
+from cotune.cli.terminal import out_console
+from cotune.plain import clock, decimal, harmless, one_line
 
 _USUAL = Path("runs")
 """The default folder of runs."""
@@ -33,15 +35,11 @@ def list_(
         echo_json([run.to_json() for run in runs])
         return
     if not runs:
-        from cotune.plain import harmless
-
         where = str(folder) if folder.is_dir() else f"{folder}, a folder that does not exist yet"
         typer.echo(harmless(f"No runs in {where}. cotune run FILE --input COLUMN --output COLUMN makes one."))
         return
     from rich.text import Text
 
-    from cotune.cli.terminal import out_console
-    from cotune.plain import clock, decimal, one_line
     from cotune.report.terminal.layout import table_of
 
     console = out_console()

@@ -27,7 +27,9 @@ from cotune.cli.program import (
 )
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import InputError, counted, shortened, shown_names
+from cotune.files import check_place
 from cotune.garbage import collection_paused
+from cotune.streams import utf8_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,7 +132,6 @@ def predict(
 def _answer_stream(predictor: Predictor, batch: int, options: dict[str, Any]) -> None:
     """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
-    from cotune.streams import utf8_streams
 
     lines, out = utf8_streams()
     # A program that waits for the answers to a batch before it sends the next one gets them.
@@ -233,7 +234,6 @@ def _answer_file(
     """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
     from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet, sheet_answers
     from cotune.bundle.manifest import bundle_folder, read_manifest
-    from cotune.files import check_place
     from cotune.task.reading.read import JSON_LINES, SEPARATED, read_sheet
     from cotune.task.reading.sheet import check_suffix, sheet_text, write_sheet
 

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from cotune import __version__
+from cotune.plain import harmless
+
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The exception for an invalid command line, which typer does not export."""
 
@@ -79,8 +82,6 @@ app = typer.Typer(
 
 def _tell_version(asked: bool) -> None:
     if asked:
-        from cotune import __version__
-
         typer.echo(f"cotune {__version__}")
         raise typer.Exit
 
@@ -96,8 +97,6 @@ def _all(
 
 def tell(text: object, *, err: bool = False) -> None:
     """Print a text that may contain names, labels or paths, without control characters."""
-    from cotune.plain import harmless
-
     typer.echo(harmless(text), err=err)
 
 

@@ -15,6 +15,7 @@ from cotune.cli.program import WORKERS_PANEL, StorageUrl, Workers, app, bundle_a
 from cotune.cli.terminal import interrupted_by_sigterm, interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
+from cotune.files import read_text, slug
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 
 if TYPE_CHECKING:
@@ -125,8 +126,6 @@ def run(
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example spam.")
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
     config = _config_of(task, settings, dict(named), input or [], output or [])
-    from cotune.files import read_text, slug
-
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
     folder = out or Path("runs") / slug(config.name)
     if not (finish or cut_journal):

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Base, Json, app, bundle_argument, echo_json, option, tell
+from cotune.plain import one_line
 
 _ACCESS, _BOUNDS = "Address and access", "Bounds"
 
@@ -68,8 +69,6 @@ def serve(
         if as_json:
             echo_json({"url": address, "models": ids})
         else:
-            from cotune.plain import one_line
-
             shown = ", ".join(one_line(name, 200) for name in ids)
             typer.echo(f"Serving {shown} at {address}  (API: {address}/docs, Ctrl-C ends it)")
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.cli.program import tell
 from cotune.errors import BusyError, counted
+from cotune.plain import duration
 
 if TYPE_CHECKING:
     from cotune.executor import Choice, Done, Executor
@@ -96,8 +97,6 @@ class Meter:
         }
 
     def _text(self) -> str:
-        from cotune.plain import duration
-
         seen = self.seen
         left = seen.left
         parts = [f"{seen.done:,} of {counted(seen.rows, self.what)}", *([f"about {duration(left)} left"] if left else [])]

@@ -15,8 +15,8 @@ from cotune.cycle.endpoints import ANSWERS
 from cotune.cycle.journal import cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
 from cotune.endpoint.answers import holds_answers
-from cotune.errors import BusyError, CotuneError, InputError, shown_names
-from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
+from cotune.errors import CotuneError, InputError, shown_names
+from cotune.files import locked, make_folder, remove_stale, write_json, write_text
 from cotune.run_files import (
     BUNDLE,
     CONFIG,
@@ -119,7 +119,7 @@ def open_folder(
         raise InputError(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), hint="Choose another --out."
         ) from error
-    with _locked(out):
+    with locked(out / LOCK, f"another process works in {out}. Wait for it, or choose another --out."):
         replaced = ""
         if changes := _differences(out, config, identity):
             if not is_barely_begun(out):
@@ -145,7 +145,7 @@ def cut_damaged(out: Path) -> Path | None:
     """Lock a run's folder and cut its damaged journal, see :func:`cotune.cycle.journal.cut_journal`."""
     if not (out / JOURNAL).is_file():
         return None
-    with _locked(out):
+    with locked(out / LOCK, f"another process works in {out}. Wait for it, or choose another --out."):
         return cut_journal(out)
 
 
@@ -186,20 +186,6 @@ def _finished(out: Path) -> dict[str, Any] | None:
     found = read_summary(out)
     ended = found is not None and any(event["kind"] == "done" for event in read_journal(out / JOURNAL))
     return found if ended else None
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    try:
-        lock = FileLock(out / LOCK).acquire(timeout=0)
-    except Timeout as error:
-        raise BusyError(f"another process works in {out}. Wait for it, or choose another --out.") from error
-    except OSError as error:
-        raise cannot_write(out, error) from error
-    with lock:
-        yield
 
 
 def ask_to_finish(folder: Path) -> None:

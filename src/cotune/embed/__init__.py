@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cotune.embed.embedder import Embedder, HashedEmbedder, centred, whole_texts
 from cotune.embed.encoder import Encoder
-from cotune.embed.neighbours import Neighbours, show_nearest
+from cotune.embed.neighbours import Neighbours
 from cotune.embed.remote import EndpointEmbedder
 from cotune.embed.select import closest_pairs, distances, farthest_first, without_near_duplicates
 from cotune.embed.standardize import Standardizer
@@ -25,7 +25,6 @@ __all__ = [
     "closest_pairs",
     "distances",
     "farthest_first",
-    "show_nearest",
     "whole_texts",
     "without_near_duplicates",
 ]

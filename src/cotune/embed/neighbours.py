@@ -14,7 +14,7 @@ from cotune.embed.text import TextEmbedder
 from cotune.files import content_hash
 from cotune.model.base import Model
 from cotune.prompt.messages import Shown
-from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.prompt.prompt import Prompt
 from cotune.task.split import normalised
 
 _KEPT_PROMPTS, _KEPT_ROWS = 8, 4096
@@ -86,11 +86,6 @@ class Neighbours:
             # Cached vectors count as well, so that a resumed run spends the same budget.
             self._rows[key] = vector, sum(self._tokens)
         return self._rows[key]
-
-
-def show_nearest(prompt: Prompt, demonstrations: Sequence[Demonstration], count: int) -> Prompt:
-    """A copy of the prompt with these demonstrations, of which each row is shown the ``count`` nearest."""
-    return prompt.edit(demonstrations=tuple(demonstrations), nearest=count)
 
 
 def _text(row: Mapping[str, str]) -> str:

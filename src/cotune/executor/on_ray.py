@@ -18,6 +18,7 @@ from cotune.executor.choice import Choice, slots_of
 from cotune.executor.job import Done, Job, perform, settle, worker_name
 from cotune.executor.slots import SlotExecutor
 from cotune.executor.storage import Storage
+from cotune.model.hardware.machine import usable_cpus
 from cotune.version import __version__
 
 HEAD_PATIENCE_S = 25.0
@@ -55,8 +56,6 @@ def connect(address: str) -> Any:
         try:
             ray.init(address="auto", **quiet)
         except ConnectionError:
-            from cotune.model.hardware.machine import usable_cpus
-
             ray.init(
                 address="local",
                 num_cpus=usable_cpus(),

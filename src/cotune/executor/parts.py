@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cotune.errors import BusyError, InputError
-from cotune.files import cannot_write, make_folder, remove_stale, write_json
+from cotune.errors import InputError
+from cotune.files import cannot_write, locked, make_folder, remove_stale, write_json
 
 _MARK = "parts.json"
 _LOCK = ".lock"
@@ -30,8 +30,6 @@ def part_folder(out: Path) -> Iterator[Path]:
         BusyError: another command writes the same output.
         InputError: something else has the folder's name, or the folder cannot be made.
     """
-    import filelock
-
     folder = part_folder_of(out)
     if folder.exists() and not _is_ours(folder):
         raise InputError(
@@ -43,22 +41,17 @@ def part_folder(out: Path) -> Iterator[Path]:
         make_folder(folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
-    lock = filelock.FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise BusyError(f"{out}: another command is writing this file. Wait for it, or choose another --out.") from None
-    complete = False
-    try:
-        remove_stale(folder)
-        write_json(folder / _MARK, {"output": out.name})
-        yield folder
-        complete = True
-    finally:
-        # While the lock is held: another command may take the folder as soon as it is free.
-        if complete or not finished(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
+    with locked(folder / _LOCK, f"{out}: another command is writing this file. Wait for it, or choose another --out."):
+        complete = False
+        try:
+            remove_stale(folder)
+            write_json(folder / _MARK, {"output": out.name})
+            yield folder
+            complete = True
+        finally:
+            # While the lock is held: another command may take the folder as soon as it is free.
+            if complete or not finished(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_ours(folder: Path) -> bool:

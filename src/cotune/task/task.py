@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cotune.task.assemble import Parts
+from cotune.task.metrics.user import UserMetric
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,7 +37,5 @@ class Task(Parts):
 
     def run_metric(self) -> None:
         """Execute the metric's file if it was only read, as for a run's folder that may come from elsewhere."""
-        from cotune.task.metrics.user import UserMetric
-
         if isinstance(self.measure.rows, UserMetric):
             self.measure.rows.run()

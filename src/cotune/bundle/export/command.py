@@ -23,6 +23,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.snippets import EXAMPLE
 from cotune.errors import InputError
 from cotune.files import expanded, write_json, write_text
+from cotune.model.adapters.files import read_settings
 from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt import truncate
@@ -177,8 +178,6 @@ class _Export:
 
     def _write_page(self, out: Path) -> None:
         """Write the prompt, the decision rule, an example, requests if there are any, and the page on how to run the model."""
-        from cotune.model.adapters.files import read_settings
-
         manifest, asking, gguf, adapter, probe = self.manifest, self.asking, self.gguf, self.adapter, self.predictor.probe
         shutil.copyfile(self.folder / PROMPT, out / PROMPT)
         write_json(out / DECISION, manifest.decision.to_json())

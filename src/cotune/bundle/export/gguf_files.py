@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from cotune.bundle.export.gguf_layout import Layout
@@ -159,7 +160,5 @@ def _matrix_type(weights: Mapping[str, Any]) -> torch.dtype:
 
 def _stored(folder: Path) -> dict[str, Any]:
     """All tensors of a folder's safetensors files by name; ``[:]`` reads one."""
-    from safetensors import safe_open
-
     files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
     return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118 - not a mapping

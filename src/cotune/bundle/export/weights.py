@@ -6,8 +6,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from cotune.errors import InputError
 from cotune.files import load_json, write_json, write_text
+from cotune.model.adapters.files import CONFIG, WEIGHTS, read_settings
+from cotune.model.layers.cut import depth_of, norm_epsilon, unit_rms
+from cotune.model.layers.lora_binding import layer_number
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +60,6 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     Raises:
         InputError: if the class does not fit the model, or the tokenizer has no token for padding.
     """
-    import torch
     from transformers import AutoTokenizer
     from transformers.initialization import no_init_weights
 
@@ -107,10 +111,8 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
     Raises:
         InputError: if the model's final norm is of another kind.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
-    from cotune.model.layers.cut import depth_of, norm_epsilon
     from cotune.model.loading.load import quiet_transformers
 
     quiet_transformers()
@@ -135,10 +137,6 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
 
 def _make_unit(norm: Any, epsilon: float, width: int) -> bool:
     """Set a final norm to unit weight; False if it is not a root-mean-square norm with a scale."""
-    import torch
-
-    from cotune.model.layers.cut import unit_rms
-
     weight = getattr(norm, "weight", None)
     if weight is None or tuple(weight.shape) != (width,):
         return False
@@ -155,9 +153,6 @@ def _make_unit(norm: Any, epsilon: float, width: int) -> bool:
 def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
     """Copy an adapter's weights of a model's first layers; False, without a copy, if there are none."""
     from safetensors.torch import load_file, save_file
-
-    from cotune.model.adapters.files import CONFIG, WEIGHTS
-    from cotune.model.layers.lora_binding import layer_number
 
     config = load_json(adapter / CONFIG)
     weights = load_file(adapter / WEIGHTS)
@@ -189,12 +184,10 @@ def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
 
 def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
     """A model in fp32 with an adapter added to its weights, and the dtype of the stored weights."""
-    import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    from cotune.model.adapters.files import WEIGHTS, read_settings
     from cotune.model.loading.load import quiet_transformers
 
     quiet_transformers()

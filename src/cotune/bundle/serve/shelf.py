@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from cotune.bundle.collect import Collector
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.serve.errors import ApiError
@@ -75,8 +77,6 @@ class Shelf:
 
     def warm_up(self) -> None:
         """Compute the prefix of every bundle's prompt in advance. Call it from the model's thread."""
-        import torch
-
         for served in self.served.values():
             predictor, model = served.predictor, served.predictor.model
             if model.settings.threads:

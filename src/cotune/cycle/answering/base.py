@@ -18,6 +18,7 @@ from cotune.evaluate.responses import LabelOutputs, ModelOutputs, label_indices
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.racing import loss_bound
 from cotune.model.base import AskedModel, ModelBackend, Progress
+from cotune.model.engine.trie import build_trie, label_paths
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
@@ -230,8 +231,6 @@ class LabelAnswering(Answering):
 
         Without the shared-prefix engine, a row runs once for each label.
         """
-        from cotune.model.engine.trie import build_trie, label_paths
-
         own, prefix = self.own_tokens(prompt, rows)
         (first,) = self.render(prompt, rows[:1])
         if not self.model.shared:

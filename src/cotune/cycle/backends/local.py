@@ -21,8 +21,11 @@ from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.engine.edge_states import MOST_BYTES, EdgeStates
+from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import MOST_TOKENS, EngineSettings, batch_tokens, weight_bytes
+from cotune.model.hardware.capability import check_capability, check_device
 from cotune.model.hardware.shared_cpus import SharedCpus
+from cotune.model.loading.bundled import resolve_model
 from cotune.model.local import LocalModel
 from cotune.prompt.truncate import Truncation
 from cotune.task.task import Task
@@ -48,8 +51,6 @@ class LocalBackend(Backend):
         return True
 
     def check(self, config: RunConfig) -> None:
-        from cotune.model.loading.bundled import resolve_model
-
         resolve_model(config.model)
 
     def open(self, opening: Opening) -> RunContext:
@@ -112,8 +113,6 @@ class LocalBackend(Backend):
     def reopen(
         self, config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
     ) -> LocalModel:
-        from cotune.model.engine.score_cache import ScoreCache
-
         place = permissions.model_folder(config, folder)
         check_model(events, place)
         longest = config.engine.max_tokens or chosen_length(events).get("max_tokens") or MOST_TOKENS
@@ -130,10 +129,6 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
     ``threads`` is the number of threads of each worker if the config gives none; the run's own process uses as many, so that
     results do not depend on who computes them.
     """
-    from cotune.model.engine.score_cache import ScoreCache
-    from cotune.model.hardware.capability import check_capability, check_device
-    from cotune.model.loading.bundled import resolve_model
-
     folder = resolve_model(config.model)
     check_model(journal.events, folder)
     engine = config.engine
@@ -168,8 +163,6 @@ def _settings_here(engine: Mapping[str, Any], max_tokens: int, truncate: Truncat
 
     Both prompts are scored with the same settings, so that the comparison is fair on any machine.
     """
-    from cotune.model.hardware.capability import check_capability, check_device
-
     settings = EngineSettings.recorded(engine, max_tokens, truncate)
     try:
         check_device(settings.device)

@@ -10,6 +10,7 @@ from cotune.cycle.answering.fields import chooses_fields
 from cotune.endpoint.prices import tokens_of
 from cotune.errors import InputError
 from cotune.model.base import Capabilities
+from cotune.model.loading.load import load_tokenizer
 from cotune.model.structured.limits import most_tokens
 from cotune.model.structured.writable import Writable
 from cotune.task.checks import Finding
@@ -95,7 +96,6 @@ def check_lengths(config: RunConfig, task: Task, can: Capabilities) -> Task:
     if not task.output.kind.written or not can.hidden_states or chooses_fields(task, config.tune.readout):
         return task
     from cotune.model.loading.bundled import resolve_model
-    from cotune.model.loading.load import load_tokenizer
 
     tokenizer = load_tokenizer(resolve_model(config.model))
     outputs = list(_outputs(task))

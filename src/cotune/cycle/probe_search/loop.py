@@ -138,10 +138,7 @@ class LabelLoop:
         self._judge_frozen(search, search.seed, search.best_frozen)
         if used:
             self._use_tfidf(search, decided=True)
-        winner = search.winner
-        if winner is not None and (self._in_bundle is None or winner.beats(self._in_bundle)):
-            self.bundles.better(winner, self._in_bundle)
-            self._in_bundle = winner
+        self._keep(search, frozen=True)
 
     def _judge_frozen(self, search: LabelSearch, *fits: PromptFit) -> None:
         """Judge frozen probes on held-out rows in this order, each once, and choose the winner."""
@@ -291,14 +288,14 @@ class LabelLoop:
         # All states of all cycles may not fit into memory.
         self.embedding.keep(search.needed)
 
-    def _keep(self, search: LabelSearch) -> None:
-        """Save the winner as the bundle if it is tuned and better on held-out rows than the present bundle.
+    def _keep(self, search: LabelSearch, *, frozen: bool = False) -> None:
+        """Save the winner as the bundle if it is tuned (or may be ``frozen``) and better on held-out rows than the present one.
 
         A winner may have won only by the credit of a trial that is tuned further; then its trial, which would be saved, is not
         better.
         """
         winner = search.winner
-        if winner is not None and winner.tuned and (self._in_bundle is None or winner.beats(self._in_bundle)):
+        if winner is not None and (winner.tuned or frozen) and (self._in_bundle is None or winner.beats(self._in_bundle)):
             self.bundles.better(winner, self._in_bundle)
             self._in_bundle = winner
 

@@ -18,6 +18,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.stats.cross_fitted import probably_worse
+from cotune.evaluate.stats.racing import Round
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
@@ -26,23 +27,15 @@ _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
 
 
-@dataclass(frozen=True)
-class Round:
-    """Number of rows that a round's prompts have seen at its end, and number of prompts that continue."""
-
-    rows: int
-    keep: int
-
-
 def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
     """Successive halving: each round doubles the rows and halves the prompts; the last one sees all rows."""
     found, seen, count = [], min(first_rows, rows), prompts
     # A round that would save less than half of the rows is merged with the last one.
     while count > HEURISTICS.finalists and seen < 0.6 * rows:
         count = max(HEURISTICS.finalists, -(-count // 2))
-        found.append(Round(seen, count))
+        found.append(Round(keep=count, rows=seen))
         seen *= 2
-    return (*found, Round(rows, count))
+    return (*found, Round(keep=count, rows=rows))
 
 
 def rows_embedded(prompts: int, rows: int, first_rows: int) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cotune.config.sections import SearchConfig
 from cotune.cycle.context import RunContext
-from cotune.embed import centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
+from cotune.embed import centred, farthest_first, whole_texts, without_near_duplicates
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, with_demonstrations
@@ -47,7 +47,7 @@ def nearest_variant(context: RunContext, prompt: Prompt) -> Proposal | None:
     count = min(default_count(len(context.task.labels)), len(stock) - 1)
     if prompt.nearest or count < 1:
         return None
-    variant = show_nearest(prompt, stock, count)
+    variant = prompt.edit(demonstrations=stock, nearest=count)
     if not has_room(context, variant):
         return None
     if context.can.hidden_states and context.vectors.pay_for_stock():

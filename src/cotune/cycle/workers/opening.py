@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 from cotune.config import RunConfig
 from cotune.cycle.folder import is_barely_begun
 from cotune.cycle.workers.exchange import clean_storage, run_storage
@@ -57,8 +59,6 @@ def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Exec
 
 
 def _on_gpu(device: str) -> bool:
-    import torch
-
     return torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
 
 

@@ -24,11 +24,7 @@ def corrected_error(differences: NDArray[np.float64]) -> float:
     Args:
         differences: ``[rows]`` paired differences of cross-fitted losses.
     """
-    rows = len(differences)
-    if rows < 2:
-        return math.inf
-    naive = float(np.std(differences, ddof=1)) / math.sqrt(rows)
-    return naive * math.sqrt(1 + FOLDS / (FOLDS - 1))
+    return standard_error(differences) * math.sqrt(1 + FOLDS / (FOLDS - 1)) if len(differences) > 1 else math.inf
 
 
 def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, comparisons: int = 1) -> bool:

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ def match_label(text: str, words: Sequence[str], *, cut: bool = False) -> int | 
     text = spoken(text)
     inner = _json_text(text)
     fold = _folding(words)
-    split = _words if len({*map(_words, map(fold, words))} - {()}) == len(words) else _words_and_marks
+    split = _words if len({*map(_words, map(fold, words))} - {()}) == len(words) else partial(_words, pattern=r"\w+|[^\w\s]")
     targets = [split(fold(word)) for word in words]
     if cut and _may_go_on(fold(text), [fold(word) for word in words]):
         return None
@@ -190,12 +191,8 @@ def _fold_all(text: str) -> str:
     return _fold_case(text).replace("_", " ")
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", text.replace("_", " ")))
-
-
-def _words_and_marks(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+|[^\w\s]", text.replace("_", " ")))
+def _words(text: str, pattern: str = r"\w+") -> tuple[str, ...]:
+    return tuple(re.findall(pattern, text.replace("_", " ")))
 
 
 def _stands(target: tuple[str, ...], said: tuple[str, ...], targets: Sequence[tuple[str, ...]]) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cotune.errors import InputError
 from cotune.task.reading.table import Table, table_from_rows
 
@@ -112,8 +114,6 @@ def shortest(values: list[Any], kind: str) -> list[Any]:
     kind = _ARROW_NAMES.get(kind, kind).lower()
     if kind not in ("float16", "float32"):
         return values
-    import numpy as np
-
     single = np.dtype(kind).type
     return [float(str(single(value))) if isinstance(value, float) else value for value in values]
 
