@@ -97,6 +97,20 @@ def test_a_run_tells_its_bundle_and_the_rows_it_knows(bench: Bench, tmp_path: Pa
     assert rows_of_run(run, manifest) == ([], set(), False)
 
 
+def test_all_data_files_of_a_run_are_known(bench: Bench, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", {}
+    manifest = read_manifest(bench.save_probed(run / "best"))
+    for role in ("train", "dev", "test", "replay"):
+        data[role] = str(tmp_path / f"{role}.csv")
+        Path(data[role]).write_text(f"label,text\nplace,a row of {role}\nplace,tested twice\n", encoding="utf-8")
+    (run / "config.json").write_text(json.dumps({"config": {"data": data}}), encoding="utf-8")
+    labelled, words, all_read = rows_of_run(run, manifest)
+    assert {row["text"] for row in labelled} == {f"a row of {role}" for role in ("train", "dev", "replay")} and all_read
+    assert words == {f"a row of {role}" for role in data} | {"tested twice"}
+    Path(data["replay"]).unlink()
+    assert rows_of_run(run, manifest)[1:] == (words - {"a row of replay"}, False)
+
+
 def test_the_rows_of_a_run_are_replayed_as_it_read_them(tmp_path: Path) -> None:
     def options(columns: tuple[str, ...] = ("text", "person", "label"), train: str = "old.csv", **more: Any) -> tuple[str, ...]:
         data = {"train": train, **more}

@@ -28,47 +28,54 @@ def bundle_of(folder: Path) -> tuple[Path, Path | None]:
 
 
 def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], set[str], bool]:
-    """The labelled rows of a run, from its folder and its data file.
+    """The labelled rows of a run, from its folder and its data files.
 
     Test rows are not returned: a later run that learnt from them would have no independent test.
 
     Returns:
-        Input fields of the labelled rows without the test rows; the texts of all of them, test rows included; and whether the
-        run's data file could be read.
+        Input fields of the labelled rows without the test rows; the texts of all of them, test rows included; and whether all
+        of the run's data files could be read.
     """
     labelled: list[dict[str, str]] = []
-    words: set[str] = set()
-    for name in (DEV_ROWS, TEST_ROWS):
-        for row in _rows(run / name):
-            fields = {field: str(row.get(field, "")) for field in manifest.input_fields}
-            words.add(said(fields))
-            if name == DEV_ROWS:
-                labelled.append(fields)
-    source = train_source(run)
+    tested = [_inputs(row, manifest) for row in _rows(run / TEST_ROWS)]
+    words, all_read = {said(fields) for fields in tested}, True
+    for fields in [_inputs(row, manifest) for row in _rows(run / DEV_ROWS)]:
+        words.add(said(fields))
+        labelled.append(fields)
+    data = data_section(run)
+    # Before the run has drawn its splits, only its data files tell the rows. The test first: its rows may occur in others.
+    for role in ("test", "train", "dev", "replay"):
+        if role != "train" and data.get(role) is None:
+            continue
+        found = _labelled_in(data.get(role), manifest)
+        if found is None:
+            all_read = False
+            continue
+        for fields in found:
+            if (key := said(fields)) not in words:
+                words.add(key)
+                if role != "test":
+                    labelled.append(fields)
+    return labelled, words, all_read
+
+
+def _labelled_in(source: object, manifest: Manifest) -> list[dict[str, str]] | None:
+    """Input fields of a data file's rows that have an answer; None if it cannot be read."""
+    if not isinstance(source, str) or source.startswith("hf://"):
+        return None
     try:
-        table = None if source is None or source.startswith("hf://") else read_table(source)
+        table = read_table(source)
     except CotuneError:
-        table = None
-    if table is None:
-        return labelled, words, False
+        return None
     columns = {field: column_of(field, table.columns) for field in manifest.input_fields}
     if any(column is None for column in columns.values()):
-        return labelled, words, False
+        return None
     answers = column_of(manifest.output_field, table.columns)
-    for index, cells in enumerate(table.rows):
-        if answers is not None and not (cells.get(answers) or "").strip():
-            continue
-        fields = {field: table.shown(index, column or "") or "" for field, column in columns.items()}
-        if (key := said(fields)) not in words:
-            labelled.append(fields)
-            words.add(key)
-    return labelled, words, True
-
-
-def train_source(run: Path) -> str | None:
-    """The data file that a run learnt from, as its config names it; None if it cannot be read."""
-    source = data_section(run).get("train")
-    return None if source is None else str(source)
+    return [
+        {field: table.shown(index, column or "") or "" for field, column in columns.items()}
+        for index, cells in enumerate(table.rows)
+        if answers is None or (cells.get(answers) or "").strip()
+    ]
 
 
 def replay_options(run: Path | None, columns: Collection[str]) -> tuple[str, ...]:
@@ -83,6 +90,10 @@ def replay_options(run: Path | None, columns: Collection[str]) -> tuple[str, ...
     kept += [f"data.group={data['group']}"] if data.get("group") in columns else []
     source = data.get("train", IN_MEMORY)
     return ("--replay", "OLD.csv" if source == IN_MEMORY else str(source), *kept)
+
+
+def _inputs(row: Mapping[str, Any], manifest: Manifest) -> dict[str, str]:
+    return {field: str(row.get(field, "")) for field in manifest.input_fields}
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:

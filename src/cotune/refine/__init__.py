@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from cotune.refine.demonstrations import diverse, fixed, not_shown, with_demonstrations
-from cotune.refine.edits import format_variants
+from cotune.refine.edits import Operator, format_variants
 from cotune.refine.mutate import first_pool, mutate
 from cotune.refine.proposal import Proposal
 
-__all__ = ["Proposal", "diverse", "first_pool", "fixed", "format_variants", "mutate", "not_shown", "with_demonstrations"]
+__all__ = [
+    "Operator",
+    "Proposal",
+    "diverse",
+    "first_pool",
+    "fixed",
+    "format_variants",
+    "mutate",
+    "not_shown",
+    "with_demonstrations",
+]
