@@ -340,3 +340,10 @@ def test_a_list_that_is_too_short_is_told_as_one(tmp_path: Path) -> None:
 )
 def test_a_task_is_named_after_its_data(source: str, name: str) -> None:
     assert task_name(source) == name
+
+
+def test_a_model_in_a_folder_counts_by_its_name() -> None:
+    config = config_in_memory(name="t", input=["text"], output="label", model="/somewhere/models/tiny")
+    moved = config_in_memory(name="t", input=["text"], output="label", model="/elsewhere/tiny")
+    assert config.model_identity == moved.model_identity == "tiny" and config.differences(moved) == []
+    assert config_in_memory(name="t", input=["text"], output="label", model="org/tiny").model_identity == "org/tiny"

@@ -336,3 +336,12 @@ def test_json_of_a_file(tmp_path: Path) -> None:
     assert known_json(path) is None
     write_json(path, {"name": "Zoë"})
     assert known_json(path) == load_json(path) == {"name": "Zoë"}
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_file(tmp_path: Path) -> None:
+    private, link = tmp_path / "private", tmp_path / "link"
+    private.write_text("before")
+    private.chmod(0o600)
+    link.symlink_to(private)
+    write_text(link, "after")
+    assert link.is_symlink() and private.read_text() == "after" and private.stat().st_mode & 0o777 == 0o600

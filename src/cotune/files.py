@@ -142,17 +142,21 @@ def make_folder(folder: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``, which is fsynced and renamed to ``path`` if the block ends without an error.
 
+    A file that exists keeps its permissions, and of a link the file that it leads to is replaced.
+
     Raises:
         InputError: if the disk is full or the folder cannot be written to. No temporary file is left behind.
     """
     temporary: Path | None = None
     try:
+        if path.is_symlink():
+            path = path.resolve()
         make_folder(path.parent)
         named = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}")
         # os.open applies the umask; tempfile would give the owner access only, whatever the umask allows.
         handle = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         temporary = named
-        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        mode = stat.S_IMODE(path.stat().st_mode if path.is_file() else os.fstat(handle).st_mode)
         os.close(handle)
         yield temporary
         with temporary.open("rb") as stream:

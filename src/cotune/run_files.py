@@ -18,6 +18,8 @@ ROW_HASHES = "row_hashes.json"
 REPORT, REPORT_ERROR = "report.html", "report-error.txt"
 TRACKING = "tracking.json"
 BUNDLE = "best"
+ORDER = "order"
+"""Key of the hash of the rows' order and numbers in a run's identity."""
 LOCK = ".lock"
 JOBS, WORKERS = "jobs", "workers.json"
 

@@ -442,3 +442,14 @@ def test_weights_that_are_no_numbers_give_no_answer(bench: Bench, tmp_path: Path
     found = loaded(bench.save(tmp_path / "best", adapter_folder=broken))
     with pytest.raises(DivergedError, match="not finite"):
         found.predict(TEXTS, probabilities=True) if probabilities else found.predict(TEXTS)
+
+
+def test_a_row_that_lacks_one_of_several_fields_ends_no_stream(bench: Bench, tmp_path: Path) -> None:
+    two = loaded(bench.save(tmp_path / "two", input_fields=("subject", "text")))
+    written: list[str] = []
+    lines = ['{"subject": "a", "text": "b"}', '{"text": "b"}', '{"subject": "c", "text": "d"}']
+    count = predict_stream(two, lines, written.append)
+    found = [json.loads(line) for line in written]
+    assert (count.rows, count.errors) == (2, 1) and found[1]["answer"] is None and "no field 'subject'" in found[1]["error"]
+    with pytest.raises(InputError, match="no field"):
+        predict_stream(two, ['{"body": "b"}'], written.append)

@@ -126,6 +126,11 @@ def test_what_cannot_be_told_is_refused(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="no rows of this task"):
         read_pool(tmp_path / "none", ("text",))
+    (tmp_path / "several" / "kinds-1").mkdir(parents=True)
+    (tmp_path / "several" / "kinds-1" / "rows.jsonl").write_text('{"row": {"text": "a"}}\n')
+    with pytest.raises(InputError) as error:
+        read_pool(tmp_path / "several", ("text",))
+    assert "kinds-1" in (error.value.hint or "")
 
 
 def test_a_server_keeps_rows_and_no_key_or_header_and_label_takes_them(predictor: Predictor, tmp_path: Path) -> None:

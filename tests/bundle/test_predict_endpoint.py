@@ -113,13 +113,18 @@ def test_without_any_answer_no_file_is_written_and_no_further_row_is_asked(tmp_p
         assert streamed.code == 1 and len(streamed.stdout.splitlines()) == 3 and len(server.seen) <= 6
 
 
-def test_a_refused_row_counts_as_wrong_where_a_bundle_is_evaluated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("right", ["fruit", "animal"])
+def test_a_refused_row_counts_as_wrong_where_a_bundle_is_evaluated(tmp_path: Path, right: str) -> None:
     labelled = tmp_path / "labelled.csv"
-    labelled.write_text("\n".join(["text,kind", *(f"{row},fruit" for row in ROWS), ""]))
+    labelled.write_text("\n".join(["text,kind", *(f"{row},{right if row == 'row 3' else 'fruit'}" for row in ROWS), ""]))
     with chat_server(answering(lambda row: 400 if row == "row 3" else 200)) as server:
-        ended = call("evaluate", saved(tmp_path, server.url), labelled, "--json")
+        bundle = saved(tmp_path, server.url)
+        ended = call("evaluate", bundle, labelled, "--json")
+        shown = call("evaluate", bundle, labelled)
     assert ended.code == 0, ended.stderr
-    assert json.loads(ended.stdout)["score"] == pytest.approx(11 / 12)
+    told = json.loads(ended.stdout)
+    assert told["score"] == pytest.approx(11 / 12) and (told["refused"], told["right"]) == (1, 11)
+    assert "The endpoint refused 1 row, which count as wrong." in shown.stdout
 
 
 @pytest.mark.parametrize("command", ["evaluate", "label"])

@@ -523,3 +523,9 @@ def test_a_config_object_goes_on_with_the_bundles_model(later: Later, tmp_path: 
 
 def test_a_config_that_starts_afresh_opens_no_bundle(bench: Bench) -> None:
     assert open_start(config_from_data(bench.rows, input="text", output="label")) is None
+
+
+def test_more_budget_makes_a_new_run(later: Later, tmp_path: Path) -> None:
+    assert later.with_replay(tmp_path / "run", at=("line", "plan", 1)).code == -9
+    ended = later.with_replay(tmp_path / "run", budget="60ktok", at=("line", "plan", 1))
+    assert ended.code == -9 and "run-2" in ended.stderr, ended.stderr

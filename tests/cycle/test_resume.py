@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from cycle_runs import Ended, journal_of, summary_of, without_times
+from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 
 from cotune.config import RunConfig
 from cotune.cycle.folder import open_folder
@@ -398,3 +398,20 @@ def _on_full_disk(bench: Bench, out: Path) -> Ended:
     out.mkdir()
     (out / "journal.jsonl").symlink_to("/dev/full")
     return bench.run(out)
+
+
+def test_rows_in_another_order_are_refused_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    header, *rows = bench.rows.read_text(encoding="utf-8").splitlines()
+    train, dev, out = tmp_path / "train.csv", tmp_path / "dev.csv", tmp_path / "run"
+
+    def started(lines: list[str], **named: Any) -> Any:
+        train.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+        dev.write_text("\n".join([header, *rows[60:90], ""]), encoding="utf-8")
+        asked = ("run", str(train), "--input", "text", "--output", "label", "--model", str(bench.model), "--budget", "60ktok")
+        return bench.commands.run(*asked, "--out", str(out), f"data.dev={dev}", *SETTINGS, **named)
+
+    assert started(rows[:60], at=("line", "pool", 1)).code == -9
+    for changed in (rows[:60][::-1], ["", *rows[:60]]):
+        refused = started(changed)
+        assert refused.code == 2 and "their order or their line numbers differ" in refused.stderr
+    assert started(rows[:60], at=("line", "race", 1)).code == -9, "in the first order the run goes on"

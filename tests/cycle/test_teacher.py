@@ -15,6 +15,7 @@ from cotune.config import config_from_data
 from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.teaching.asking import Bounds, ask, bounds_of, open_teacher
+from cotune.cycle.teaching.teach import _fresh, read_unlabelled, unlabelled_hash
 from cotune.cycle.teaching.teach import answer_of as meaning_of
 from cotune.endpoint import Usage
 from cotune.endpoint.request_format import Said
@@ -237,3 +238,19 @@ def test_an_answer_that_the_limit_cut_is_not_learnt_from(kind: str) -> None:
     prompt, text = Prompt("Answer.", "{thing}", "Answer:"), json.dumps(answer_of(kind, 7))
     assert meaning_of(Said(text, (), Usage()), prompt, task) is not None
     assert meaning_of(Said(text, (), Usage(), cut=True), prompt, task) is None
+
+
+def test_rows_of_groups_that_judge_are_not_taught_and_broken_ones_are_left_out(tmp_path: Path) -> None:
+    rows = [{"text": f"{word} {i} {word}", "label": word, "who": f"p{i % 12}"} for i in range(96) for word in ("cow", "fig")]
+    more = tmp_path / "more.jsonl"
+    lines = [{"text": f"axe {i} axe", "who": f"p{i % 12}" if i < 24 else f"q{i}"} for i in range(30)]
+    more.write_text("".join(json.dumps(line) + "\n" for line in (*lines, {"text": "cow \ud83d cow", "who": "q"})))
+    overrides = (f"data.unlabelled={more}", "data.group=who", "teacher.base_url=http://127.0.0.1:1/v1", "teacher.model=wise")
+    config = config_from_data("rows.csv", input="text", output="label", overrides=[*overrides, "teacher.key_env=K"])
+    task = Task.from_rows(rows, input="text", output="label", group="who")
+    found = read_unlabelled(config, task)
+    assert [row.group for row in found[:2]] == ["p0", "p1"] and len(found) == 30
+    fresh, counts = _fresh(found, task)
+    judging = {row.group for row in task.dev} | {row.group for row in found if row.id in task.test.ids_in_its_groups(found)}
+    assert counts["in_group"] > 0 and not {row.group for row in fresh} & judging
+    assert unlabelled_hash(found) != unlabelled_hash(found[::-1]), "the journal knows rows by their numbers"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cotune.cli import main
 from cotune.embed import EmbedSettings
-from cotune.embed.command import open_embedder
+from cotune.embed.command import _texts_of, open_embedder
 from cotune.embed.texts import read_texts, texts_of_table
 from cotune.errors import InputError
 from cotune.task.reading.table import table_from_rows
@@ -104,6 +104,12 @@ def test_json_lines_come_back_as_they_were(texts: list[str]) -> None:
     for escaped in (True, False):
         content = "\n".join(json.dumps({"text": text}, ensure_ascii=escaped) for text in texts)
         assert read_texts(content, "here") == texts
+
+
+def test_a_json_list_is_a_table(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('[{"text": "first"}, {"text": "second"}]')
+    assert _texts_of(file, None, blank=False) == (["first", "second"], 0)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,3 +191,19 @@ def test_a_gate_lets_nobody_through_once_stopped() -> None:
     assert gate.enter(stop) == 0
     stop.set()
     assert gate.enter(stop) == -1
+
+
+def test_an_error_in_the_body_of_a_good_answer_is_told() -> None:
+    told = send(200, b'{"error": {"message": "the model is loading"}}')
+    wanted = pytest.raises(EndpointError, match="the model is loading")
+    with chat_server(told) as server, Client(Endpoint(server.url, "m"), sleep=lambda s: None) as client, wanted:
+        client.post(CHAT, bodies(1)[0], message_text, tries=2, patience=20)
+
+
+def test_waiting_for_ones_turn_takes_no_patience() -> None:
+    """Of sixteen questions at once one is answered at a time; the last but one is asked to come again."""
+    good = slow(0.25, send(200, completion("x")))
+    replies = [*[good] * 14, send(429, b"slow down"), good]
+    with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=16) as client:
+        client.gate.most, client.gate.width = 1, 1.0
+        assert len(gather(client, 16, patience=3.0)) == 16

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from chat_server import chat_server, completion, send
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.chat import CHAT, message_text
-from cotune.endpoint.server import Key
+from cotune.endpoint.server import LEAST_SECRET, Key
 
 KEY = "sk-a+b/c-0123456789"
 WRITTEN = (KEY, r"sk-a\u002Bb/c-0123456789", r"sk-a+b\/c-0123456789", r"\u0073k-a\u002bb\/c-012345678\u0039")
@@ -72,7 +72,14 @@ def test_any_key_is_found_in_any_writing(text: str, data: st.DataObject) -> None
 
     said, key = "".join(map(written, text)), Key(text)
     assert key.without(f"«{said}»") == "«[key]»"
-    assert key.cleaned(json.loads(f'{{"{said}": ["{said}"]}}')) == {"[key]": ["[key]"]}
+    answer = json.loads(f'{{"{said}": ["{said}"]}}')
+    assert key.cleaned(answer) == ({"[key]": ["[key]"]} if len(text) >= LEAST_SECRET else answer)
+
+
+@pytest.mark.parametrize("text", ["none", "1", "token", "e"])
+def test_a_key_that_is_no_secret_changes_no_answer(text: str) -> None:
+    answer = {"choices": [{"text": "none", "tokens": ["1"]}]}
+    assert Key(text).cleaned(answer) == answer and Key(text).without(f"bad key: {text}") != f"bad key: {text}"
 
 
 @given(VALUES)

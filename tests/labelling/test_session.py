@@ -161,6 +161,7 @@ def test_labels_have_keys_that_are_no_commands() -> None:
 def test_a_typed_text_means_labels_that_begin_with_it_first() -> None:
     shares = {"lost_card": 0.4, "card_arrival": 0.3, "discard": 0.2, "pin": 0.1}
     assert matching("Card", shares) == ["card_arrival", "lost_card", "discard"]
+    assert matching("Card", {**shares, "card": 0.01})[0] == "card", "a label's whole name is that label"
     assert matching("", shares) == list(shares) and matching("x", shares) == []
 
 
@@ -284,3 +285,10 @@ def test_a_new_file_has_labels_in_the_type_of_the_task(
         out.write_text(out.read_text().replace('"label": 2', '"label": 1'))
         found = read_session(out, IDENTITY, ("text",), kind)
         assert found is not None and found.actions[0] == (0, "1"), "a label that was corrected by hand"
+
+
+def test_blank_lines_of_a_file_do_not_become_rows(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    out.write_text("text,label\nan axe,tool\n\na fig,fruit\n", encoding="utf-8")
+    session(out).give("fruit")
+    assert [row["text"] for row in rows(out)] == ["an axe", "a fig", "a plum, and\na pear"]

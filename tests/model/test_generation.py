@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cotune.model.base import Sampling
 from cotune.model.engine import generation as generating
 from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.decode_attention import DecodeStep, OwnKeyValues
+from cotune.model.engine.decoder import slots_in_memory
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.prompt.prompt import Demonstration, Prompt
 from tiny import FITTING, UNFIT, WINDOW, tiny_local, widen_lora
@@ -324,3 +326,11 @@ def test_rows_in_flight_take_a_share_of_memory_and_on_a_cpu_no_more_than_pays() 
     assert generating.room_for_rows("cpu", 2 << 30) == 256 << 20
     assert generating.room_for_rows("cpu", 64 << 30) == 1 << 30
     assert generating.room_for_rows("cuda", 80 << 30) == 10 << 30
+
+
+def test_layers_may_have_keys_of_different_widths() -> None:
+    config = SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, head_dim=8)
+    assert slots_in_memory(config, 4, 10, 2 * 2 * 2 * 8 * 4 * 10 * 5) == 5
+    wide, narrow = (SimpleNamespace(num_key_value_heads=2, head_dim=size) for size in (24, 8))
+    each = SimpleNamespace(num_hidden_layers=2, per_layer_config=[wide, narrow])
+    assert slots_in_memory(each, 4, 10, 2 * 2 * (24 + 8) * 4 * 10 * 5) == 5

@@ -191,3 +191,10 @@ def test_labels_with_a_long_common_beginning_are_told_apart_by_the_text() -> Non
     positions = [at((token, 1.0)) for token in tokens]
     found = label_log_probs(positions, words, match_label(words[1], words))
     assert found is not None and math.exp(found[1]) > 0.99
+
+
+def test_a_mark_after_a_label_is_not_the_beginning_of_a_longer_one() -> None:
+    positions = [at(("Yes", 0.9), ("No", 0.1)), at((",", 0.95), (".", 0.05)), at((" because", 0.98), (" partly", 0.02))]
+    found = shares(positions, "Yes", "Yes, partly", "No")
+    assert found[0] > 0.8 and found[1] < 0.1
+    assert shares([at(("1", 0.9), ("2", 0.1)), at((".", 0.9), ("", 0.1))], "1", "1.5", "2")[0] > 0.4

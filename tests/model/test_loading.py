@@ -125,3 +125,11 @@ def test_code_in_a_models_folder_is_never_run_and_nobody_is_asked(
         with contextlib.suppress(InputError):
             load_tokenizer(folder)
     assert rows.tell() == 0 and not (tmp_path / "executed").exists()
+
+
+def test_quantised_weights_are_refused_by_name(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    with pytest.raises(InputError, match=r"quantised \(bitsandbytes\)"):
+        check_model_folder(folder)

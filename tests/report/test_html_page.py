@@ -470,6 +470,19 @@ def test_the_config_comes_back_from_the_report(tmp_path: Path) -> None:
     assert config.differences(load_config(tmp_path / "task.yaml", [])) == []
 
 
+def test_a_schema_and_odd_names_come_back_from_the_report(tmp_path: Path) -> None:
+    from cotune.config import load_config
+
+    schema = {"type": "object", "properties": {"note": {}, "x": {"const": None}}, "required": ["note"]}
+    (tmp_path / "rows.csv").write_text("1e3,out\na,{}\n")
+    data = {"train": "rows.csv", "input": ["1e3"], "output": "out"}
+    (tmp_path / "first.yaml").write_text(json.dumps({"name": "t", "data": data, "output": {"type": "json", "schema": schema}}))
+    config = load_config(tmp_path / "first.yaml", [])
+    (tmp_path / "task.yaml").write_text(task_yaml(config.model_dump(mode="json")))
+    again = load_config(tmp_path / "task.yaml", [])
+    assert again.output.json_schema == schema and again.data.input == ("1e3",) and config.differences(again) == []
+
+
 def test_diff_says_what_went_and_what_came() -> None:
     assert word_diff("Say the label.", "Say one label.") == [["=", "Say "], ["-", "the "], ["+", "one "], ["=", "label."]]
     assert word_diff("a " * 5_000, "b") is None

@@ -11,6 +11,7 @@ from cotune.config.task import Task
 from cotune.evaluate.scoring import judged, score_interval
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS
+from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
 
 NUMBER = Output("number")
@@ -109,3 +110,10 @@ def test_measurements_are_scored_by_r2_and_counts_by_accuracy() -> None:
     assert task([str(i * 7 % 101 + 0.5) for i in range(60)]).metric == "r2"
     assert task([str(2 * i * i) for i in range(60)]).metric == "accuracy"
     assert task([str(2 * i * i + (0.5 if i < 20 else 0)) for i in range(60)]).metric == "accuracy", "mostly whole"
+
+
+def test_whole_numbers_are_right_only_if_they_are_the_same() -> None:
+    same = KINDS["number"].same
+    assert not same("4006381333931", "4006381334000") and not same("1234567891", "1234567892")
+    assert same("4006381333931", "4006381333931.0") and not same("12", "12.0000000001")
+    assert same("0.3", "0.30000000000000004") and not same("0.3", "0.3000000001")

@@ -153,3 +153,8 @@ def test_an_earlier_scale_is_kept_if_the_numbers_are_alike() -> None:
     whole = kind.schema_of([str(i) for i in range(40)], None)
     assert kind.kept_schema(whole, [str(i) for i in range(40)]) == whole
     assert kind.kept_schema(whole, [str(i + 0.25) for i in range(40)]) is None
+
+
+def test_numbers_below_all_decimals_have_no_scale() -> None:
+    assert scale_of([f"{i}e-20" for i in range(1, 9)]) is None
+    assert scale_of([f"{i}e-9" for i in range(1, 9)]) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
@@ -254,3 +255,20 @@ def test_texts_of_equal_value_are_different_labels() -> None:
 def test_a_word_that_says_nothing_here_is_refused(key: str, value: str) -> None:
     with pytest.raises(InputError, match=f"{key} must be one of .*, not '{value}'"):
         Task.from_frame(rows(60, "ab"), input="the text", output="out", **{key: value})
+
+
+def test_whole_numbers_may_stand_beside_decimals(tmp_path: Path) -> None:
+    found = Task.from_frame(rows(60, (1, 1.5, 2, 2.5)), input="the text", output="out")
+    assert set(found.labels) <= {"1", "1.0", "1.5", "2", "2.0", "2.5"} and found.output.label_type == "float"
+    assert {found.output.own(label) for label in found.labels} == {1.0, 1.5, 2.0, 2.5}
+    file = tmp_path / "two exports.csv"
+    file.write_text("the text,out\n" + "".join(f"row {i},{('1', '1.0', '2', '2.0', '3')[i % 5]}\n" for i in range(60)))
+    found = Task.from_frame(file, input="the text", output="out")
+    assert found.labels == ("1", "2", "3") and found.output.label_type == "int"
+
+
+def test_a_column_of_prices_is_of_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "orders.csv"
+    file.write_text("text,item,price\n" + "".join(f"row {i},{'ab'[i % 2]},{('10', '12.5')[i % 2]}\n" for i in range(60)))
+    found = Task.from_frame(file, input="text", output=["item", "price"])
+    assert {json.loads(row.output)["price"] for row in found.train} == {10, 12.5}

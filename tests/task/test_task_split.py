@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from cotune.task.example import Example
-from cotune.task.split import cut, dev_size, duplicate_key, normalised, quotas, subsample, units
+from cotune.task.split import cut, dev_size, duplicate_key, fold_units, normalised, quotas, subsample, units
 from cotune.task.split import test_size as size_of_test
 
 
@@ -134,6 +134,14 @@ def test_large_groups_still_come_near_the_size(groups: int, rows_each: int) -> N
 def test_units_follow_chains_of_equal_inputs_and_groups() -> None:
     rows = examples(list("aaaaa"), ["x", "y", "Y ", "z", "w"], ["1", "1", "2", "2", None])
     assert units(rows) == [[0, 1, 2, 3], [4]]
+
+
+def test_a_fold_keeps_equal_inputs_and_groups_together() -> None:
+    assert fold_units(examples(list("aba"))) is None
+    repeated = fold_units(examples(list("abab"), ["x", "y", "X ", "z"]))
+    assert repeated is not None and repeated.tolist() == ["train:0", "train:1", "train:0", "train:3"]
+    grouped = fold_units(examples(list("abab"), None, ["1", None, "1", "2"]))
+    assert grouped is not None and len({*grouped[[0, 2]]}) == 1 and len({*grouped.tolist()}) == 3
 
 
 @settings(max_examples=200, deadline=None)

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from command_line import call
-from cotune.config import config_from_data
+from cotune.config import config_from_data, load_config
 from cotune.cycle.journal import Journal
 from cotune.errors import InputError
 from cotune.files import write_json
 from cotune.run_files import SUMMARY, TRACKING
 from cotune.tracking import tracked, tracker_of
+from cotune.tracking.facts import settings_of
 from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
 
 ARM = {"score": 0.9, "ci": [0.8, 0.95], "n": 40, "log_loss": 0.3}
@@ -303,3 +304,13 @@ def test_an_export_for_mlflow_says_what_it_needs(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(InputError, match=r"pip install 'cotune\[mlflow\]'"):
         export_mlflow(tmp_path, tmp_path / "out")
+
+
+def test_a_schema_is_one_setting(tmp_path: Path) -> None:
+    """Trackers refuse some of the names in it."""
+    schema = {"$schema": "x", "type": "object", "properties": {"Amount (EUR)": {"type": "number"}}}
+    file = tmp_path / "task.yaml"
+    data = {"train": "rows.csv", "input": "text", "output": "out"}
+    file.write_text(json.dumps({"name": "t", "data": data, "output": {"type": "json", "schema": schema}}))
+    told = settings_of(load_config(file, []))
+    assert json.loads(told["output.schema"]) == schema and not [name for name in told if "$" in name or "(" in name]

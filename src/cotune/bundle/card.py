@@ -89,7 +89,7 @@ def model_card(
     parts += ["## What the model reads", code_block("text", prompt_text)]
     parts += [f"**{held}**"] if (held := held_rows(demonstrations)) else []
     parts += ["## Base model", about_base(manifest, base)]
-    parts += ["## Limits", limits(manifest)]
+    parts += ["## Limits", limits(manifest, endpoint=endpoint is not None)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -282,13 +282,14 @@ def about_base(manifest: Manifest, base: str) -> str:
     )
 
 
-def limits(manifest: Manifest) -> str:
-    """The bundle's limits, as a list."""
-    lines = [
-        "- The scores hold for rows like those it was tested on.",
-        f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose a part of "
-        "their text; such answers are marked.",
-    ]
+def limits(manifest: Manifest, *, endpoint: bool = False) -> str:
+    """The bundle's limits, as a list; a model behind an ``endpoint`` is asked with whole rows."""
+    lines = ["- The scores hold for rows like those it was tested on."]
+    if not endpoint:
+        lines.append(
+            f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose a part of "
+            "their text; such answers are marked."
+        )
     if manifest.written is None:
         lines.insert(0, "- It always answers with one of its labels, even if none fits.")
         lines.append("- Probabilities are shares among the labels; check on your own rows how far they can be trusted.")

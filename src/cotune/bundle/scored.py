@@ -41,6 +41,7 @@ class Scored:
         confusion: ``[labels, labels]`` number of rows by right label and answer, in the order of ``labels``; None for generated
             answers.
         truncated: number of rows whose text was too long and was cut.
+        refused: number of rows that the endpoint refused, which count as wrong.
         errors: measures of errors in the answers' own unit, by name; empty for kinds without a unit.
     """
 
@@ -56,6 +57,7 @@ class Scored:
     confusion: npt.NDArray[np.int64] | None
     fields: tuple[PartScores, ...]
     truncated: int
+    refused: int
     errors: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -71,6 +73,7 @@ class Scored:
             "right": self.right,
             "skipped": self.skipped,
             "truncated": self.truncated,
+            "refused": self.refused,
             "majority": None if self.majority is None else {"label": self.majority[0], "score": round(self.majority[1], 6)},
             "unknown_labels": self.unknown,
             "labels": [one.as_dict("label") for one in self.labels],
@@ -151,8 +154,8 @@ def score_rows(
 ) -> Scored:
     """Answer labelled rows and score the answers.
 
-    A row that an endpoint refuses counts as an answer that names nothing, as in a run. If the endpoint fails, its answers so
-    far are stored (:func:`cotune.bundle.unfinished.stored_answers`), and the next call with the same rows asks for the others.
+    A row that an endpoint refuses counts as wrong. If the endpoint fails, its answers so far are stored
+    (:func:`cotune.bundle.unfinished.stored_answers`), and the next call with the same rows asks for the others.
 
     ``progress`` is called with the number of rows done, after each batch.
 
@@ -162,14 +165,18 @@ def score_rows(
     """
     rows, metric = labelled.rows, labelled.metric
     answers: list[str] = []
-    truncated = 0
-    nothing = "" if predictor.output.kind.written else predictor.labels[0]
+    truncated = refused = 0
     with stored_answers(predictor, [row.fields for row in rows]):
         for start in range(0, len(rows), batch):
-            part = predictor.each([row.fields for row in rows[start : start + batch]])
+            asked = rows[start : start + batch]
+            part = predictor.each([row.fields for row in asked])
             if (why := ending_error(part, first=not start)) is not None:
                 raise why
-            answers += [one.answer if isinstance(one, Prediction) else nothing for one in part]
+            answers += [
+                one.answer if isinstance(one, Prediction) else _wrong(row.output, predictor.output)
+                for one, row in zip(part, asked, strict=True)
+            ]
+            refused += sum(not isinstance(one, Prediction) for one in part)
             truncated += sum(one.truncated for one in part if isinstance(one, Prediction))
             progress(len(answers))
     references = [row.output for row in rows]
@@ -198,8 +205,14 @@ def score_rows(
         confusion=None if output.kind.written else confusions(answered),
         fields=tuple(field_scores(answered, seed=0, groups=groups)) if output.kind.by_field else (),
         truncated=truncated,
+        refused=refused,
         errors=output.kind.errors(references, answers),
     )
+
+
+def _wrong(right: str, output: Output) -> str:
+    """An answer that is wrong: nothing, or a label that is not the right one."""
+    return "" if output.kind.written else next(label for label in output.labels if label != right)
 
 
 def _metric(manifest: Manifest, name: str | None) -> Metric:

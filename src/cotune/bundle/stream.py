@@ -11,6 +11,7 @@ from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
 from cotune.files import decode_json
+from cotune.task.reading.cells import column_of
 from cotune.task.reading.sheet import json_line, plain_json
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
@@ -52,11 +53,12 @@ def predict_stream(
     """Read rows as JSON lines and write each row with its answer as a JSON line, in order.
 
     To the keys of a row are added: ``answer`` (labels in the type that they had in the data, JSON as its value);
-    ``probabilities`` by label if requested, and of JSON its ``confidence``; and ``truncated`` if the row's text was too long
-    and was cut. A key that the row already has is added with a number. A row whose input is blank or cannot be converted to
-    text, or that an endpoint refuses, gets ``answer`` null and an ``error``. If the task has one input field, a line may also
-    be a JSON string. Blank lines are skipped. The rows before an invalid line are answered before its error is raised. If an
-    endpoint fails, those rows of the batch that have no answer get an ``error`` before it is raised.
+    ``probabilities`` by label if requested, and of JSON its ``confidence``; and ``truncated`` if the row's text was too
+    long and was cut. A key that the row already has is added with a number. A row whose input is blank or cannot be
+    converted to text, that lacks some of the input fields, or that an endpoint refuses, gets ``answer`` null and an
+    ``error``. If the task has one input field, a line may also be a JSON string. Blank lines are skipped. The rows before
+    an invalid line are answered before its error is raised. If an endpoint fails, those rows of the batch that have no
+    answer get an ``error`` before it is raised.
 
     Args:
         lines: one JSON object per line.
@@ -166,3 +168,8 @@ def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
         return row, checked_row(value, input_fields, where), where
     except RowError as error:
         return row, error, where
+    except InputError as error:
+        # In a file of rows a field that only some rows lack does not end the command either.
+        if isinstance(value, dict) and any(column_of(name, list(row)) is not None for name in input_fields):
+            return row, RowError(error.what, where=where, hint=error.hint), where
+        raise

@@ -98,6 +98,8 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
         yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {listed}."))
     if scored.truncated:
         yield Text(f"Of {counted(scored.truncated, 'row')} the text was too long and was truncated.")
+    if scored.refused:
+        yield Text(f"The endpoint refused {counted(scored.refused, 'row')}, which count as wrong.")
     if scored.labels:
         yield Text("")
         yield _table("label", scored.labels, width)

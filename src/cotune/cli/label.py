@@ -211,9 +211,11 @@ def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json:
     if left:
         tell(f"{counted(left, 'row')} {'is' if left == 1 else 'are'} left; the same command resumes.")
     elif session.labelled:
-        from cotune.labelling.known import replay_options
+        from cotune.labelling.known import replay_options, replayed_by
 
         written = session.sheet(session.actions)
         replayed = replay_options(folder, () if written is None else written.columns)
         parts = ("cotune", "run", str(session.out), "--from", str(bundle), *replayed, "data.test=TEST.csv")
         tell("Train on them, and test on rows that were not picked: " + shlex.join(parts))
+        if (older := replayed_by(folder)) is not None:
+            tell(f"That run replayed {older} as well: for --replay put the rows of both into one file, or they are forgotten.")

@@ -112,6 +112,11 @@ class RunConfig(Section):
             return self.prompt
         return read_text(Path(self.prompt), "the prompt file")
 
+    @property
+    def model_identity(self) -> str:
+        """The model's name, of a folder its last part, so that a run may go on after folders were moved."""
+        return str(base_name(self.model)) if Path(self.model).is_absolute() else self.model
+
     def fingerprint_view(self) -> dict[str, Any]:
         """The settings that must be equal to resume a run: all but the name, the tracker and the folders of files.
 
@@ -121,7 +126,7 @@ class RunConfig(Section):
         view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start", "tracking"})
         for role in ROLES:
             view["data"][role] = base_name(view["data"][role])
-        view["model"] = base_name(view["model"]) if Path(view["model"]).is_absolute() else view["model"]
+        view["model"] = self.model_identity
         view["prompt"] = self.prompt_text()
         view["judge"]["agreement"] = base_name(view["judge"]["agreement"])
         for section in ("endpoint", "proposer", "teacher", "judge"):

@@ -45,7 +45,7 @@ from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
-from cotune.task.split import subsample
+from cotune.task.split import fold_units, stratum_of, subsample
 from cotune.task.task import Task
 
 MOST_LEARNT = 500
@@ -237,7 +237,8 @@ def judged_by_probe(
     read from ``store`` and put there.
     """
     # Stratified, because a probe needs rows of rare labels too.
-    learn = subsample(not_shown(prompt, task.train), MOST_LEARNT, np.random.default_rng([seed, 13]))
+    rng, stratum = np.random.default_rng([seed, 13]), stratum_of(task.output.kind)
+    learn = subsample(not_shown(prompt, task.train), MOST_LEARNT, rng, stratum)
     layer = probe.layer
     layers = (
         [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
@@ -248,7 +249,7 @@ def judged_by_probe(
     reads = [row.read for row in rendered]
     states = _states(model, [row.prompt_ids for row in rendered], layers, reads, adapter, store)
     truth = choosing.targets(learn)
-    groups, count = groups_of(learn), len(truth)
+    groups, count = fold_units(learn), len(truth)
     found = cross_fit(
         states[:, :count],
         truth,

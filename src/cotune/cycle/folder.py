@@ -24,6 +24,7 @@ from cotune.run_files import (
     JOBS,
     JOURNAL,
     LOCK,
+    ORDER,
     REPORT,
     REPORT_ERROR,
     ROW_HASHES,
@@ -171,14 +172,14 @@ def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -
         before, known = read_config(path)
     except (OSError, ValueError) as error:
         raise InputError(f"the run's config cannot be read ({error})", where=str(path), hint="Choose another --out.") from error
-    changes = before.differences(config)
-    if not changes and known != identity:
-        changes = [
-            f"{name}: {known.get(name)} -> {identity.get(name)}"
-            for name in {**known, **identity}
-            if known.get(name) != identity.get(name)
-        ]
-    return changes
+    if changes := before.differences(config):
+        return changes
+    # Folders of earlier versions have no hash of the order.
+    names = [name for name in {**known, **identity} if name != ORDER or ORDER in known]
+    different = [name for name in names if known.get(name) != identity.get(name)]
+    if different == [ORDER]:
+        return ["the rows are the same, but their order or their line numbers differ"]
+    return [f"{name}: {known.get(name)} -> {identity.get(name)}" for name in different if name != ORDER]
 
 
 def _finished(out: Path) -> dict[str, Any] | None:

@@ -17,10 +17,12 @@ from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.policies import check_probes
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
 from cotune.cycle.warm_start import adopt, open_start, start_task
+from cotune.files import content_hash
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
-from cotune.run_files import CONFIG, SUMMARY
+from cotune.run_files import CONFIG, ORDER, SUMMARY
 from cotune.task.example import Example
+from cotune.task.sealed import order_hash
 from cotune.task.task import Task
 from cotune.version import __version__
 
@@ -50,7 +52,10 @@ class Inputs:
     @property
     def identity(self) -> Mapping[str, object]:
         """Content hashes that, with the config, identify the run independently of file names."""
-        found: dict[str, object] = {"data": self.task.fingerprint, "prompts": [p.id for p in self.own], "cotune": __version__}
+        task = self.task
+        found: dict[str, object] = {"data": task.fingerprint, "prompts": [p.id for p in self.own], "cotune": __version__}
+        # The journal names rows by their ids, which are numbers of lines.
+        found[ORDER] = content_hash([order_hash(task.train), order_hash(task.dev), task.test.order_hash])
         more = {
             # A bundle counts by its content, not by its path.
             "start": self.start.manifest.id if self.start else None,

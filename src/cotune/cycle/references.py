@@ -13,7 +13,7 @@ from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.budget.reserve import shortage
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.arms import ArmResult
-from cotune.errors import DivergedError
+from cotune.errors import DivergedError, InputError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
@@ -25,6 +25,7 @@ from cotune.probe.fields import log_softmax_by_field, row_correct
 from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
+from cotune.task.split import fold_units
 
 MAJORITY, CONSTANT, TFIDF, ZERO_SHOT = "majority", "constant", "tfidf", "zero_shot"
 
@@ -115,7 +116,14 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         found[TFIDF] = recorded(TFIDF, partial(_by_terms, texts, truth, classes, asked, sizes))
     if sizes:
         return found
-    if (cost := zero_shot_cost(context, seed)) > room:
+    try:
+        cost = zero_shot_cost(context, seed)
+    except InputError as error:
+        # Two labels may have the same tokens; then words cannot tell them apart, which probes do.
+        why = {"name": ZERO_SHOT, "skipped": error.what}
+        context.journal.step("reference", [ZERO_SHOT, task.test.content_hash], lambda: why)
+        return {**found, ZERO_SHOT: None}
+    if cost > room:
         skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}
         context.journal.step("reference", [ZERO_SHOT, task.test.content_hash], lambda: skipped)
         return {**found, ZERO_SHOT: None}
@@ -179,5 +187,5 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
     truth, sizes = choosing.targets(rows), choosing.sizes
     fits = TermFits([row.text for row in rows], truth, len(choosing.labels), sizes)
-    found = fits.cross_fitted(groups=groups_of(rows), seed=context.seed)
+    found = fits.cross_fitted(groups=fold_units(rows), seed=context.seed)
     return None if found is None else (choosing.held_out_score(found, rows, row_correct(found, truth, sizes)), len(rows))

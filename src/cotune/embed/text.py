@@ -80,7 +80,10 @@ class TextEmbedder:
                     "the model's token vectors cannot be read", where="pooling", hint="Use the pooling prompt_eol."
                 )
             return self._words.embed(cut)
-        states = self.model.last_states(framed(self.model.tokenizer, cut), layer=self.settings.layer, progress=self.progress)
+        most = getattr(self.model, "longest_sequence", None)
+        states = self.model.last_states(
+            framed(self.model.tokenizer, cut, most), layer=self.settings.layer, progress=self.progress
+        )
         return beside(states, self._words.embed(cut)) if self.settings.words and self._words is not None else states
 
     @cached_property
@@ -104,7 +107,17 @@ def beside(states: Vectors, words: Vectors) -> Vectors:
     return np.concatenate([unit(states), WORDS_SHARE * words], axis=1)
 
 
-def framed(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text in :data:`ONE_WORD_FRAME`, without the end token that some tokenizers append."""
-    ids = [tokenizer(ONE_WORD_FRAME.replace("{text}", text), add_special_tokens=True)["input_ids"] for text in texts]
-    return [each[:-1] if each[-1] == tokenizer.eos_token_id else each for each in ids]
+def framed(tokenizer: Any, texts: Sequence[str], most: int | None = None) -> list[list[int]]:
+    """Token ids of each text in :data:`ONE_WORD_FRAME`, without the end token that some tokenizers append.
+
+    Args:
+        most: number of positions of the model; a text with more tokens loses its end.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = tokenizer(ONE_WORD_FRAME.replace("{text}", text), add_special_tokens=True)["input_ids"]
+        ids = ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+        # In some scripts a character has several tokens.
+        return ids if most is None or len(ids) <= most or not text else ids_of(text[: int(0.9 * len(text) * most / len(ids))])
+
+    return [ids_of(text) for text in texts]

@@ -17,7 +17,7 @@ from cotune.task.reading.cells import column_of, has_half_character
 from cotune.task.reading.table import Table
 
 FORMATS = (".npy", ".parquet", ".jsonl")
-TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".json")
 """Endings of tables, where one column holds the texts."""
 _LINE_END = re.compile("\r\n|\r|\n")
 _OBJECT = re.compile(r"\{\s*(?:[\"}]|$)")

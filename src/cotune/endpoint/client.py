@@ -34,6 +34,8 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
 _MOST_LOST = 8
+_LEAST_S = 1.0
+"""Fewest seconds for a request whose turn has come."""
 """Most failed requests for one question that the server may charge for."""
 
 
@@ -160,24 +162,33 @@ class Client:
         stop: threading.Event,
         most_bytes: int = _MOST_BYTES,
     ) -> Reply[T]:
-        end = time.monotonic() + patience
+        # Waiting for one's turn among other requests does not count.
+        end: float | None = None
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
             message = self._key.without(f"{text} ({counted(asked, 'request')})")
             return EndpointError(message, requests=asked, lost=lost, status=status)
 
-        while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
+        def left() -> float:
+            return patience if end is None else end - time.monotonic()
+
+        while (tries is None or asked < tries) and lost < _MOST_LOST and left() > 0:
             generation = self.gate.enter(stop)
             if generation < 0:
                 raise failure("the request was cancelled")
+            end = time.monotonic() + patience if end is None else end
             asked += 1
+            found: Any = None
             try:
-                value = read(self._request(path, body, min(self.endpoint.timeout, left), most_bytes))
+                found = self._request(path, body, min(self.endpoint.timeout, max(_LEAST_S, left())), most_bytes)
+                value = read(found)
             except TryAgain as failed:
                 problem = failed
             except (ValueError, TypeError, KeyError, IndexError) as error:
-                problem = TryAgain(f"the answer has an unexpected format ({type(error).__name__})", crowded=False)
+                # Some servers answer 200 with an error in the body.
+                told = json.dumps(found["error"], ensure_ascii=False)[:200] if _tells_error(found) else type(error).__name__
+                problem = TryAgain(f"the answer has an unexpected format ({told})", crowded=False)
             except Final as error:
                 self.gate.leave(generation, well=False)
                 raise failure(str(error), error.status) from None
@@ -189,7 +200,7 @@ class Client:
                 return Reply(value, asked, lost)
             why, lost = problem.why, lost + problem.paid
             again_in = self._wait(asked, problem.wait)
-            late = again_in >= end - time.monotonic()
+            late = again_in >= left()
             hold = problem.wait is not None and not late
             self.gate.leave(generation, well=False, crowded=problem.crowded, hold=hold)
             again = (tries is None or asked < tries) and lost < _MOST_LOST
@@ -331,3 +342,7 @@ def _seconds(retry_after: str | None) -> float | None:
         except (ValueError, OverflowError):
             return None
     return max(0.0, wanted) if wanted < float("inf") else None
+
+
+def _tells_error(answer: Any) -> bool:
+    return isinstance(answer, dict) and bool(answer.get("error"))

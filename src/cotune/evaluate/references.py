@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.probe.fields import log_softmax_by_field
+from cotune.prompt.truncate import equal_length
 
 Floats = NDArray[np.float64]
 
@@ -16,6 +17,8 @@ _C = 10.0
 """Inverse of the penalty; scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
 _MOST_CHARACTERS = 20_000
 """Maximum number of characters of a text, so that one very long row does not take most of the time."""
+_MOST_IN_ALL = 4_000_000
+"""Maximum number of characters of all texts that are learnt from: seconds instead of minutes, and no gigabytes."""
 
 
 def majority_log_probs(labels: NDArray[np.int64], classes: int, rows: int, sizes: Sequence[int] = ()) -> Floats:
@@ -44,7 +47,8 @@ def tfidf_log_probs(texts: Sequence[str], labels: NDArray[np.int64], classes: in
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    learn, asked = ([text[:_MOST_CHARACTERS] for text in part] for part in (texts, asked))
+    most = min(_MOST_CHARACTERS, equal_length([(len(text), 1) for text in texts], _MOST_IN_ALL))
+    learn, asked = ([text[:most] for text in part] for part in (texts, asked))
     pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300)).fit(learn, labels)
     fitted = pipeline[-1].classes_
     rare = 1 / (len(texts) + classes)

@@ -16,7 +16,9 @@ def label_keys(labels: Sequence[str]) -> dict[str, str] | None:
 
 
 def matching(typed: str, shares: Mapping[str, float]) -> list[str]:
-    """Labels that match a typed text: first those that begin with it, then those with such a word, then those that contain it.
+    """Labels that match a typed text, the best match first.
+
+    A label that is the text comes first, then those that begin with it, those with such a word, and those that contain it.
 
     Args:
         typed: the text, in upper or lower case; an empty one matches every label.
@@ -26,6 +28,8 @@ def matching(typed: str, shares: Mapping[str, float]) -> list[str]:
 
     def rank(label: str) -> int:
         name = label.casefold()
+        if name == wanted:
+            return -1
         if name.startswith(wanted):
             return 0
         words = name.replace("_", " ").replace("-", " ").split()

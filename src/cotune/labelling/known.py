@@ -13,6 +13,7 @@ from cotune.errors import CotuneError
 from cotune.files import known_json
 from cotune.plain import fields, items
 from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS, data_section
+from cotune.task.output_columns import listed_columns
 from cotune.task.reading.cells import column_of
 from cotune.task.reading.read import read_table
 
@@ -36,12 +37,9 @@ def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], se
         Input fields of the labelled rows without the test rows; the texts of all of them, test rows included; and whether all
         of the run's data files could be read.
     """
-    labelled: list[dict[str, str]] = []
     tested = [_inputs(row, manifest) for row in _rows(run / TEST_ROWS)]
-    words, all_read = {said(fields) for fields in tested}, True
-    for fields in [_inputs(row, manifest) for row in _rows(run / DEV_ROWS)]:
-        words.add(said(fields))
-        labelled.append(fields)
+    labelled = [_inputs(row, manifest) for row in _rows(run / DEV_ROWS)]
+    words, all_read = {said(row) for row in (*tested, *labelled)}, True
     data = data_section(run)
     # Before the run has drawn its splits, only its data files tell the rows. The test first: its rows may occur in others.
     for role in ("test", "train", "dev", "replay"):
@@ -51,11 +49,11 @@ def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], se
         if found is None:
             all_read = False
             continue
-        for fields in found:
-            if (key := said(fields)) not in words:
+        for row in found:
+            if (key := said(row)) not in words:
                 words.add(key)
                 if role != "test":
-                    labelled.append(fields)
+                    labelled.append(row)
     return labelled, words, all_read
 
 
@@ -70,12 +68,20 @@ def _labelled_in(source: object, manifest: Manifest) -> list[dict[str, str]] | N
     columns = {field: column_of(field, table.columns) for field in manifest.input_fields}
     if any(column is None for column in columns.values()):
         return None
-    answers = column_of(manifest.output_field, table.columns)
+    output = manifest.output_field
+    named = [column_of(name, table.columns) for name in listed_columns(output) or (output,)]
+    answers = [column for column in named if column is not None]
     return [
         {field: table.shown(index, column or "") or "" for field, column in columns.items()}
         for index, cells in enumerate(table.rows)
-        if answers is None or (cells.get(answers) or "").strip()
+        if not answers or any((cells.get(answer) or "").strip() for answer in answers)
     ]
+
+
+def replayed_by(run: Path | None) -> str | None:
+    """The data file that a run replayed beside its own, as its config names it; None if there is none."""
+    source = None if run is None else data_section(run).get("replay")
+    return None if source is None else str(source)
 
 
 def replay_options(run: Path | None, columns: Collection[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.bundle.collect import collected_files
-from cotune.errors import InputError
+from cotune.errors import InputError, shown_names
 from cotune.files import absolute, decode_json, file_sha256
 from cotune.task.reading.read import Sheet, check_file, read_sheet
 
@@ -28,10 +28,14 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
             if isinstance(row, dict) and set(input_fields) <= set(row):
                 rows.append({name: row[name] for name in input_fields})
     if not rows:
+        # A server of several bundles writes to a folder for each.
+        inner = sorted(path.name for path in pool.iterdir() if path.is_dir() and collected_files(path))
         raise InputError(
             "no rows of this task were collected in the folder",
             where=str(pool),
-            hint="Give a file of rows, or a folder that cotune serve --collect wrote to.",
+            hint=f"It holds the folders {shown_names(inner)}, one for each bundle that was served: name one of them."
+            if inner
+            else "Give a file of rows, or a folder that cotune serve --collect wrote to.",
         )
     rows.reverse()
     return Sheet(tuple(input_fields), rows, str(pool), range(1, len(rows) + 1))

@@ -81,7 +81,8 @@ class Earlier:
         """Read the file to which labels are added; an :class:`InputError` if it is not one of labelled rows."""
         if not out.is_file() or not out.stat().st_size:
             return cls()
-        sheet = read_sheet(out)
+        # Blank lines say nothing, and would be written again as rows without an input.
+        sheet = read_sheet(out, keep_blank=False)
         columns = {name: column_of(name, sheet.columns) for name in (*input_fields, label)}
         if lost := [name for name, column in columns.items() if column is None]:
             raise InputError(

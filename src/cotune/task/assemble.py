@@ -27,7 +27,7 @@ from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, Stratum, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.registry import KINDS, OutputType
-from cotune.task.values.label_type import label_type, spelled_as
+from cotune.task.values.label_type import label_type, one_spelling, spelled_as
 from cotune.task.values.number import parse_number
 from cotune.task.values.number_style import NumberStyle, number_style
 from cotune.task.values.output import Output
@@ -114,6 +114,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     named = None if metric is None else metric_for(metric, Output(kind), run=source.run_metric)
     typed = not KINDS[kind].written and not any(source.output_field in table.texts for table in _tables(source))
     known = {*(source.labels or ()), *(source.known.output.labels if source.known is not None else ())} if typed else set()
+    if typed and not known:
+        known |= one_spelling(source.train.filled(source.output_field))
     labelled = examples_from(source.train, "train", source, kind, known)
     known |= {example.output for example in labelled} if typed else set()
     dev = examples_from(source.dev, "dev", source, kind, known) if source.dev is not None else None
@@ -528,7 +530,10 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
     outputs = 1 if not KINDS[kind].written and (source.known is not None or source.replay is not None) else 2
     if len(labelled) < least or len({example.output for example in labelled}) < outputs:
         judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]
-        left = "under limit.train" if limited else f"without those that also occur in {' or '.join(judging or ['the test'])}"
+        left = (
+            f"without those that also occur in {' or '.join(judging)}" if judging else "beside those cut for dev and the test"
+        )
+        left = "under limit.train" if limited else left
         different = counted(len({example.output for example in labelled}), KINDS[kind].output_noun)
         said = f"{KINDS[kind].output_noun}s"
         raise InputError(

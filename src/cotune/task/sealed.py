@@ -45,13 +45,14 @@ class SealedTest:
     Attributes:
         n: number of rows.
         content_hash: equal for tests with the same rows in any order.
+        order_hash: equal for tests with the same rows and ids in the same order.
         given_hash: content hash of the test that the rows were sampled from; the key in the ledger of openings.
 
     Args:
         given_hash: content hash of the test that they were sampled from; None if they are the whole test.
     """
 
-    __slots__ = ("__examples", "__keys", "__opened", "content_hash", "given_hash", "n")
+    __slots__ = ("__examples", "__keys", "__opened", "content_hash", "given_hash", "n", "order_hash")
 
     def __init__(self, examples: Sequence[Example], given_hash: str | None = None) -> None:
         self.__examples = tuple(examples)
@@ -59,6 +60,7 @@ class SealedTest:
         self.__opened: dict[str, str] | None = None
         self.n = len(self.__examples)
         self.content_hash = rows_hash(self.__examples)
+        self.order_hash = order_hash(self.__examples)
         self.given_hash = given_hash or self.content_hash
 
     def __repr__(self) -> str:
@@ -221,3 +223,8 @@ def rows_hash(examples: Iterable[Example]) -> str:
     """Content hash of rows (fields, label, group), independent of order and ids; 16 hex digits."""
     rows = sorted(content_hash([list(row.fields.items()), row.output, row.group], 64) for row in examples)
     return content_hash(rows)
+
+
+def order_hash(examples: Iterable[Example]) -> str:
+    """Content hash of rows with their ids, in order; 16 hex digits."""
+    return content_hash([[row.id, duplicate_key(row), row.output, row.group] for row in examples])

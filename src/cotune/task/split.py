@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.task.example import Example
 from cotune.task.values.kinds.base import OutputKind
@@ -40,6 +41,18 @@ def units(examples: Sequence[Example]) -> list[list[int]]:
     for position, leader in enumerate(linked(map(_links, examples))):
         together.setdefault(leader, []).append(position)
     return list(together.values())
+
+
+def fold_units(rows: Sequence[Example]) -> NDArray[np.str_] | None:
+    """For each row an id of the rows that a fold keeps together: those of its group, and those with equal inputs.
+
+    A row that is predicted by a fit that has learnt from its copy is not held out.
+
+    Returns:
+        None if every row stands alone.
+    """
+    leaders = linked(map(_links, rows))
+    return np.array([rows[leader].id for leader in leaders]) if len({*leaders}) < len(rows) else None
 
 
 def _links(example: Example) -> list[tuple[str, str]]:

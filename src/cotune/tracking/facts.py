@@ -78,10 +78,15 @@ TABLE = ("kind", "name", "score", "low", "high", "n", "log_loss", "p")
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Every key of the config that is set, in dotted form; lists as JSON. A config never contains keys of endpoints."""
+    """Every key of the config that is set, in dotted form; lists and a schema as JSON.
+
+    A config never contains keys of endpoints. Names in a schema are the user's; trackers refuse some of them.
+    """
+    values = config.model_dump(mode="json")
+    schema = values["output"].pop("schema", None)
     return {
         key: value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
-        for key, value in dotted(config.model_dump(mode="json")).items()
+        for key, value in {**dotted(values), "output.schema": schema}.items()
         if value is not None
     }
 

@@ -106,3 +106,12 @@ def test_a_small_dev_is_among_the_first_rows(model: LocalModel, tmp_path: Path, 
     for order in orders if grouped else ():
         groups = [row.group for row in order]
         assert sum(a != b for a, b in pairwise(groups)) + 1 == len(set(groups))
+
+
+def test_numbers_that_never_recur_are_raced_in_rounds(model: LocalModel, tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "weight": f"{i + 0.25 + i % 7}"} for i, row in enumerate(made_rows(ROWS))]
+    task = Task.from_rows(rows, input="text", output="weight", type="number", metric="r2")
+    context = context_of(model, tmp_path, task)
+    result = race(context, labelled_rows(context))
+    read = sorted(result.rows.values())
+    assert read[0] < read[-1] == result.read, "some prompts leave after the first round"

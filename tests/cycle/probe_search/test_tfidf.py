@@ -21,7 +21,9 @@ from cotune.cycle.probe_search.readouts.tfidf import SHARES, Mix, Tfidf, best_mi
 from cotune.cycle.run import run as run_cycle
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
+from cotune.probe.term_fits import TermFits
 from cotune.report.terminal.verdict import verdict_text
+from cotune.task.split import fold_units
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -169,3 +171,23 @@ def test_words_that_tell_nothing_are_seldom_used(rows: int) -> None:
         probe, terms = table(truth, 6, 1.5, numbers), table(truth, 6, 0.0, numbers)
         used += tfidf.mixed(probe, 0.3 * terms, examples).pays
     assert used <= 0.1 * 200
+
+
+def test_copies_of_a_row_are_not_held_out_from_each_other() -> None:
+    """Labels that nothing tells: a fit that has learnt from a copy of a row knows its label."""
+    numbers = np.random.default_rng(3)
+    labels = [f"kind {kind}" for kind in numbers.permutation(np.arange(60) % 2)]
+    rows = [{"text": f"word{number}", "label": label} for number, label in enumerate(labels)]
+    test = [{"text": f"other{i}", "label": f"kind {i % 2}"} for i in range(20)]
+    task = Task.from_rows(rows * 3, test=test, input="text", output="label")
+    choosing, examples = LabelAnswering(task, cast("LocalModel", None)), (*task.train, *task.dev)
+    truth = choosing.targets(examples)
+    terms = TermFits([row.text for row in examples], truth, 2, ())
+    right = {}
+    for name, groups in (("apart", None), ("together", fold_units(examples))):
+        found = terms.cross_fitted(groups=groups, seed=0)
+        assert found is not None
+        right[name] = float((found.argmax(axis=1) == truth).mean())
+    assert right["apart"] > 0.9 and right["together"] < 0.65
+    tfidf = Tfidf(choosing, examples, 0)
+    assert tfidf._groups is not None and len({*tfidf._groups.tolist()}) == 60

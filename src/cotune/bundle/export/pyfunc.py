@@ -34,13 +34,10 @@ class CotuneModel(PythonModel):  # type: ignore[misc]
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would take hints for a schema
         """Answer rows; with the parameter ``probabilities``, returns objects with ``answer`` and ``probabilities``."""
-        rows = model_input
-        if hasattr(rows, "to_dict"):
-            rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
         with self._lock:
             if not (params or {}).get("probabilities"):
-                return self._predictor.predict(rows)
-            found = self._predictor.predict(rows, probabilities=True)
+                return self._predictor.predict(model_input)
+            found = self._predictor.predict(model_input, probabilities=True)
         return [{"answer": one.answer, "probabilities": {str(k): p for k, p in one.probabilities.items()}} for one in found]
 
 

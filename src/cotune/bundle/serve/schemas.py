@@ -202,7 +202,7 @@ class RowAnswer(BaseModel):
     ``value`` is the parsed answer: a number, a JSON value, or the label or text itself; null if it cannot be parsed.
     ``probabilities`` has every label, or the parts of a JSON answer, and is empty for generated answers. ``confidence`` is the
     probability that a whole JSON answer is right, and null for others. ``truncated`` says whether the row's text was too long
-    and was cut at its end; ``ended`` whether a generated answer ended by itself. If the server runs with ``--unsure``,
+    and lost a part; ``ended`` whether a generated answer ended by itself. If the server runs with ``--unsure``,
     ``answer`` is null for a row that the model cannot decide, and ``possible`` lists its possible labels.
     """
 

@@ -144,7 +144,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
             "probe": found.to_json(),
         }
 
-    probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
+    probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model_identity], effect)
     settings = EngineSettings.recorded(probed, engine.max_tokens or MOST_TOKENS, engine.truncate)
     try:
         check_device(settings.device)

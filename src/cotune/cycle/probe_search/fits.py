@@ -22,7 +22,8 @@ from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
-from cotune.task.example import Example, groups_of
+from cotune.task.example import Example
+from cotune.task.split import fold_units
 from cotune.tune.window import StartHead
 
 Floats = NDArray[np.float64]
@@ -117,7 +118,7 @@ def task_of(
     """Indices of the rows that a prompt's probe is fitted to, and the fitting task without their states."""
     places = usable_places(prompt, rows)
     chosen = tuple(rows[i] for i in places)
-    groups, depth = groups_of(chosen), context.model.depth
+    groups, depth = fold_units(chosen), context.model.depth
     # Ridge regression may not choose the layer that few rows are tuned for.
     also = () if screening or len(rows) >= HEURISTICS.few_rows else (_closest_to_usual(layers, depth),)
     return places, FitTask(
@@ -145,7 +146,7 @@ def usable_places(prompt: Prompt, rows: Sequence[Example]) -> NDArray[np.int64]:
 def can_fit(prompt: Prompt, rows: Sequence[Example]) -> bool:
     """Whether the rows that a prompt does not show with their labels have two labels and two groups, as a probe needs."""
     usable = not_shown(prompt, rows)
-    groups = groups_of(usable)
+    groups = fold_units(usable)
     return len({row.output for row in usable}) > 1 and (groups is None or len(set(groups.tolist())) > 1)
 
 

@@ -21,7 +21,8 @@ from cotune.evaluate.stats.cross_fitted import probably_worse
 from cotune.evaluate.stats.racing import Round
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.task.example import Example, groups_of
+from cotune.task.example import Example
+from cotune.task.split import fold_units
 
 _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
@@ -208,7 +209,7 @@ class ProbeRace:
         """
         for number, planned in enumerate(self._rounds):
             # If a label is rare or a group is large, the round before may have read these rows already.
-            if (count := _rows_for_folds(self._rows, planned.rows)) > self._seen:
+            if (count := self._enough_rows(planned.rows)) > self._seen:
                 if not self._read(count):
                     break
                 self._fit()
@@ -268,7 +269,7 @@ class ProbeRace:
         # Keep the order, so that passes are the same as without a limit.
         order = [*must, *(name for name in active if name not in must)] if limit.slow else active
         reading, short = list[str](), False
-        least = min(count, _rows_for_folds(self._rows, min(count, HEURISTICS.least_rows)))
+        least = min(count, self._enough_rows(min(count, HEURISTICS.least_rows)))
         for name in order:
             if short and name not in must:
                 continue
@@ -397,6 +398,10 @@ class ProbeRace:
         staying = {*ranked[:keep], *self._protected}
         self._active = [name for name in active if name in staying]
 
+    def _enough_rows(self, count: int) -> int:
+        """The end of a round that was planned for ``count``."""
+        return _rows_for_folds(self._rows, count, labels=not self._context.choosing.sizes)
+
     def _price(self, ranked: Sequence[str], always: Sequence[str], count: int, rows: int) -> float:
         """Cost of the next rows for the first ``count`` of the ranked prompts, and for those of ``always`` that lack states."""
         known, embedding = len(self._rows), self._embedding
@@ -412,15 +417,17 @@ class ProbeRace:
         result.ranking = [*result.full, *sorted(others, key=lambda name: (-result.rows[name], self._loss(name)))]
 
 
-def _rows_for_folds(rows: Sequence[Example], count: int) -> int:
+def _rows_for_folds(rows: Sequence[Example], count: int, *, labels: bool) -> int:
     """The end of a round that was planned for ``count``, moved until cross-fitting is possible.
 
-    That takes two labels, with two rows each if there are, and two groups.
+    That takes two different outputs, of ``labels`` with two rows each if there are, and two units of rows that stay together.
+    Numbers and JSON seldom recur as a whole.
     """
     while count < len(rows):
         common = Counter(row.output for row in rows[:count]).most_common(2)
-        groups = groups_of(rows[:count])
-        if len(common) > 1 and common[1][1] > 1 and (groups is None or len(set(groups.tolist())) > 1):
+        together = fold_units(rows[:count])
+        recur = len(common) > 1 and (common[1][1] > 1 or not labels)
+        if recur and (together is None or len(set(together.tolist())) > 1):
             break
         count += 1
     return count

@@ -11,6 +11,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.probe.folds import fold_numbers
 from cotune.task.example import Example, groups_of
+from cotune.task.split import fold_units
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
     train, dev = tuple(row for row in context.train_sample if not row.taught), context.dev
     splits = [Split(train, dev)]
     if len(train) + len(dev) < HEURISTICS.few_rows:
-        of, folds = groups_of(train), HEURISTICS.few_folds - 1
+        of, folds = fold_units(train), HEURISTICS.few_folds - 1
         groups = None if of is None else of.tolist()
         units = len(train) if groups is None else len(set(groups))
         if units >= folds:

@@ -20,6 +20,7 @@ from cotune.endpoint.refusals import first_answered
 from cotune.endpoint.request_format import Said
 from cotune.errors import counted
 from cotune.evaluate.scoring import judged, score_interval
+from cotune.files import content_hash
 from cotune.model.remote.label_answers import match_label, spoken
 from cotune.model.structured.limits import json_schema
 from cotune.model.structured.writable import Writable
@@ -31,7 +32,6 @@ from cotune.task.metrics.metric import METRICS
 from cotune.task.reading.cells import has_half_character
 from cotune.task.reading.field_names import with_fields
 from cotune.task.reading.read import read_table
-from cotune.task.sealed import rows_hash
 from cotune.task.split import duplicate_key
 from cotune.task.task import Task
 
@@ -53,14 +53,16 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
     rows = []
     for index, number in enumerate(table.numbers):
         fields = {name: table.shown(index, name) or "" for name in task.input_fields}
-        if any(text.strip() for text in fields.values()) and not any("\0" in text for text in fields.values()):
-            rows.append(Example(f"{UNLABELLED}{number}", fields, ""))
+        broken = any("\0" in text or has_half_character(text) for text in fields.values())
+        if any(text.strip() for text in fields.values()) and not broken:
+            group = table.rows[index].get(config.data.group or "") or ""
+            rows.append(Example(f"{UNLABELLED}{number}", fields, "", group if group.strip() else None))
     return tuple(rows)
 
 
 def unlabelled_hash(rows: Sequence[Example]) -> str | None:
-    """Content hash of unlabelled rows, for the identity of a run; None if there are none."""
-    return rows_hash(rows) if rows else None
+    """Content hash of unlabelled rows with their numbers, by which the journal knows them; None if there are none."""
+    return content_hash([[row.id, list(row.fields.items()), row.group] for row in rows]) if rows else None
 
 
 def teach(
@@ -75,7 +77,8 @@ def teach(
 ) -> tuple[Task, Any]:
     """Let the teacher answer unlabelled rows and add them to train; recorded as a ``teach`` step.
 
-    Rows that repeat a row of train, dev or test, or share 13 words with a test row, are left out. The teacher also answers some
+    Rows that repeat a row of train, dev or test, share 13 words with a test row, or are of a group that is in dev or test, are
+    left out. The teacher also answers some
     labelled train rows without seeing their labels, to measure its agreement. Under a money budget it leaves enough for the
     smallest search, and at least half; the labelled rows take at most a third of its cost.
 
@@ -129,7 +132,7 @@ def teach(
 
     value = journal.step("teach", [prompt.id, [row.id for row in order], [row.id for row in sample], section.model], effect)
     labels = dict(value["rows"])
-    taught = tuple(Example(row.id, row.fields, labels[row.id]) for row in fresh if row.id in labels)
+    taught = tuple(replace(row, output=labels[row.id]) for row in fresh if row.id in labels)
     return replace(task, train=(*task.train, *taught), checks=_told(task.checks, value)), value
 
 
@@ -194,11 +197,15 @@ def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str
     known = {duplicate_key(row) for row in (*task.train, *task.dev)}
     in_test = set(task.test.leaking_train_ids(rows))
     overlapping = set(task.test.overlapping_train_ids(rows)) - in_test
+    judging = {row.group for row in task.dev} - {None}
+    in_group = {*task.test.ids_in_its_groups(rows), *(row.id for row in rows if row.group in judging)} - in_test - overlapping
     kept, counts = [], {"in_test": len(in_test), "overlap_test": len(overlapping), "known": 0, "repeated": 0}
+    if in_group:
+        counts["in_group"] = len(in_group)
     seen: set[str] = set()
     for row in rows:
         key = duplicate_key(row)
-        if row.id in in_test or row.id in overlapping:
+        if row.id in in_test or row.id in overlapping or row.id in in_group:
             continue
         if key in known or key in seen:
             counts["known" if key in known else "repeated"] += 1
@@ -219,4 +226,7 @@ def _told(checks: DataChecks, value: Any) -> DataChecks:
     if leaking := gone["in_test"] + gone["overlap_test"]:
         message = f"{leaking:,} unlabelled rows repeat a test row or share 13 words with one, and were not used"
         findings.append(Finding("unlabelled_rows_in_test", "warning", message, leaking))
+    if grouped := gone.get("in_group", 0):
+        message = f"{grouped:,} unlabelled rows are of a group that is in dev or test, and were not used"
+        findings.append(Finding("unlabelled_rows_in_groups", "info", message, grouped))
     return checks.plus(findings, taught=len(value["rows"]))

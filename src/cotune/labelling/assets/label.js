@@ -23,6 +23,7 @@
   // Labels that a typed text may mean, in the order in which the command line would take them.
   function rank(label, text) {
     const name = label.toLowerCase();
+    if (name === text) return -1;
     if (name.startsWith(text)) return 0;
     if (name.split(/[\s_-]+/).some((word) => word.startsWith(text))) return 1;
     return name.includes(text) ? 2 : 3;

@@ -29,6 +29,7 @@ _NOT_PLAIN = (
     "layer_replication",
     "trainable_token_indices",
     "alora_invocation_tokens",
+    "target_parameters",
 )
 """Options of peft that change the answers of a LoRA and are not supported here."""
 _MOST_RANK, _MOST_ALPHA, _MOST_TARGETS, _MOST_LAYERS = 65_536, 10**6, 2_000, 10_000
@@ -121,12 +122,18 @@ def read_settings(folder: Path) -> LoraSettings:
         bounds = ((1, settings.rank, _MOST_RANK), (-_MOST_ALPHA, settings.alpha, _MOST_ALPHA), (1, len(names), _MOST_TARGETS))
         if not all(least <= value <= most for least, value, most in bounds) or max(map(len, names)) > 1_000:
             raise ValueError("r, lora_alpha or target_modules are out of range")
-        plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
+        plain = is_plain(config)
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), hint=hint) from error
     if not plain or not (folder / WEIGHTS).is_file():
         raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), hint=hint)
     return settings
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether a config of peft is of LoRA in linear layers, without options that change the answers."""
+    kind = config.get("peft_type")
+    return getattr(kind, "value", kind) == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
 
 
 def _layers_of(config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from cotune.model.adapters.files import (
     bare_content_id,
     content_id,
     copy_adapter,
+    is_plain,
     read_settings,
     read_weights,
     with_probe_id,
@@ -211,6 +212,14 @@ class AdapterSlot:
                     self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), task))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", hint="Use all-linear or names of linear layers.") from error
+            if not is_plain(self._peft.peft_config["default"].to_dict()):
+                self._model = self._peft.unload()
+                self._peft = None
+                raise InputError(
+                    "peft tunes the experts of this model in a way that is not supported here",
+                    where="tune.target",
+                    hint="Tune the attention alone: tune.target=q_proj,k_proj,v_proj,o_proj.",
+                )
             # "all-linear" is equivalent to the list of names that peft expands it to.
             names = self._peft.peft_config["default"].target_modules
             self._shapes = (settings, replace(settings, target=",".join(sorted(names))))

@@ -28,9 +28,17 @@ _LOGITS = 1 << 25
 
 def slots_in_memory(config: Any, bytes_a_number: int, tokens: int, memory: int) -> int:
     """Number of rows of at most ``tokens`` own tokens whose keys and values fit into ``memory`` bytes, at least 1."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return max(1, int(memory // (2 * config.num_hidden_layers * heads * size * bytes_a_number * tokens)))
+    # Layers may differ: Gemma 4 has larger heads in those that attend to all tokens.
+    layers = getattr(config, "per_layer_config", None)
+    each = [layers[i] for i in range(config.num_hidden_layers)] if layers else [config] * config.num_hidden_layers
+    return max(1, int(memory // (2 * sum(map(_width, each)) * bytes_a_number * tokens)))
+
+
+def _width(layer: Any) -> int:
+    """Width of a layer's keys, by its config."""
+    heads = getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+    size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return int(heads * size)
 
 
 class Decoder:

@@ -29,6 +29,8 @@ _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("spiece.model",), ("v
 _CONFIGS = ("config.json", "generation_config.json")
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_QUANTISED = ("aqlm", "awq", "bitsandbytes", "compressed-tensors", "eetq", "gptq", "higgs", "hqq", "quanto", "torchao")
+"""Formats of quantised weights that transformers reads with further packages."""
 _COPY_AGAIN = "Copy or download the model again."
 
 
@@ -216,6 +218,14 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     shown = architectures[0] if architectures else kind
     if config.get("is_encoder_decoder"):
         raise InputError(f"{shown} is an encoder-decoder model", where=where, hint=hint)
+    quantisation = config.get("quantization_config")
+    quantised = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    if quantised in _QUANTISED:
+        raise InputError(
+            f"the weights are quantised ({quantised}), which is not supported",
+            where=where,
+            hint="Choose the unquantised model.",
+        )
     if kind == "llama" and architectures == ["LlamaForCausalLM"]:
         # Looking up other types imports transformers, which takes longer than an answer of a minimal model.
         return

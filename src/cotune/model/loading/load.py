@@ -76,7 +76,8 @@ def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) 
             model: Any = light_llama(folder, _tensors_in(folder, dtype))
         else:
             tokenizer, model = _whole(folder, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    # Checkpoints in some formats need further packages.
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise _not_loaded(folder, error) from error
     return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, known)
 

@@ -157,9 +157,9 @@ def _meant(so_far: str, token: str, targets: Sequence[str], left: Sequence[int],
     body = read(so_far[: len(so_far) - len(token)]) if ended else text
     open_ = [] if ended else [i for i in left if targets[i].startswith(text)]
     done = [i for i in left if targets[i] and body.startswith(targets[i]) and not body[len(targets[i]) :][:1].isalnum()]
-    if open_:
-        return open_
-    return [max(done, key=lambda i: len(targets[i]))] if done else []
+    # After a label's last letter the answer may be over, or go on to a longer label: "Yes, because" is not "Yes, partly".
+    longest = [max(done, key=lambda i: len(targets[i]))] if done else []
+    return list(dict.fromkeys((*open_, *longest)))
 
 
 def _reader(words: Sequence[str]) -> Callable[[str], str]:

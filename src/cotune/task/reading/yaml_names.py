@@ -16,7 +16,7 @@ def yaml_name(text: str) -> str:
 
     # A date that does not exist is a ValueError.
     with suppress(ValueError):
-        if _PLAIN.fullmatch(text) is not None and not _is_number(text) and yaml.safe_load(text) == text:
+        if _PLAIN.fullmatch(text) is not None and not is_number(text) and yaml.safe_load(text) == text:
             return text
     return str(yaml.safe_dump(text, default_style='"', allow_unicode=True, width=sys.maxsize)).strip()
 
@@ -26,7 +26,7 @@ def yaml_list(texts: Iterable[str]) -> str:
     return f"[{', '.join(map(yaml_name, texts))}]"
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Whether a text is a number, also in forms such as ``1e3``, which YAML 1.1 reads as a text."""
     try:
         float(text)

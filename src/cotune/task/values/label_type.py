@@ -17,22 +17,42 @@ _FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
 def label_type(labels: Collection[str]) -> LabelType:
     """The common type of labels, by their spelling.
 
-    Booleans are ``true`` and ``false`` in any case; integers have no leading zeros or plus sign; other numbers are spelled as
-    by Python. Anything that would be spelled differently, such as ``007`` or ``1.50``, is a text.
+    Booleans are ``true`` and ``false`` in any case; integers have no leading zeros or plus sign; other numbers are spelled
+    as by Python, and integers may be among them, as in ``1``, ``2.5``, but not ``1`` beside ``1.0``. Anything that would be
+    spelled differently, such as ``007`` or ``1.50``, is a text.
     """
     lower = {label.lower() for label in labels}
     if labels and lower <= {"true", "false"} and len(lower) == len(labels):
         return "bool"
     if labels and all(_INT.fullmatch(label) for label in labels):
         return "int"
-    if labels and all(_FLOAT.fullmatch(label) and repr(float(label)) == label for label in labels):
+    if labels and all(map(_is_plain_number, labels)) and len({*map(float, labels)}) == len({*labels}):
         return "float"
     return "text"
 
 
+def _is_plain_number(label: str) -> bool:
+    """Whether a label is an integer, or spelled as Python spells a float."""
+    if _INT.fullmatch(label):
+        return int(float(label)) == int(label)
+    return _FLOAT.fullmatch(label) is not None and repr(float(label)) == label
+
+
+def one_spelling(cells: Collection[str]) -> set[str]:
+    """The shortest spelling of each number, if all cells are numbers and some are spelled in two ways, as ``1`` and ``1.0``."""
+    by_value: dict[float, str] = {}
+    for cell in {cell.strip() for cell in cells} - {""}:
+        if not _is_plain_number(cell):
+            return set()
+        before = by_value.setdefault(float(cell), cell)
+        by_value[float(cell)] = min(before, cell, key=lambda text: (len(text), text))
+    return set(by_value.values()) if len(by_value) < len({cell.strip() for cell in cells} - {""}) else set()
+
+
 def label_value(label: str, own: LabelType) -> Label:
     """A label in its type; the text itself if it is not of that type."""
-    if own == "text" or label_type([label]) != own:
+    kind = label_type([label])
+    if own == "text" or (kind != own and (kind, own) != ("int", "float")):
         return label
     if own == "bool":
         return label.lower() == "true"

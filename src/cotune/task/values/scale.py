@@ -136,6 +136,9 @@ def scale_of(outputs: Sequence[str]) -> Scale | None:
     levels = [float(values[parts == part].mean()) for part in range(len(thresholds) + 1)]
     written = max(_decimals(number) for number in numbers if number is not None)
     needed = math.ceil(-math.log10(_STEP * spread)) if spread > 0 else 0
+    if needed > _MOST_DECIMALS:
+        # With so few decimals all answers would be 0.
+        return None
     decimals = min(max(min(written, _COPIED_DECIMALS), needed), _MOST_DECIMALS)
     return Scale(tuple(thresholds.tolist()), tuple(levels), decimals)
 

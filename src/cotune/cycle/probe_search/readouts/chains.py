@@ -15,8 +15,9 @@ from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.probe.chain_fits import fit_chain, fit_seconds
 from cotune.probe.folds import fold_numbers
-from cotune.task.example import Example, groups_of
+from cotune.task.example import Example
 from cotune.task.metrics.metric import Metric
+from cotune.task.split import fold_units
 from cotune.task.values.chain import Chain
 from cotune.task.values.tags import Tags
 from cotune.task.words import words_of
@@ -44,7 +45,7 @@ class Chains:
         self._tags = [tags.tags_of(row.output, row.text) for row in fit.rows]
         tables = tags.tables(fit.found.log_probs, texts)
         self._tables = [table[: len(own)] for table, own in zip(tables, self._tags, strict=True)]
-        groups = groups_of(fit.rows)
+        groups = fold_units(fit.rows)
         units = len(fit.rows) if groups is None else len(set(groups.tolist()))
         strata = np.zeros(len(fit.rows), dtype=np.int64)
         self._folds = fold_numbers(strata, min(FOLDS, units), groups=groups, seed=seed)

@@ -17,7 +17,8 @@ from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.probe.fields import row_correct, row_losses
 from cotune.probe.term_fits import TermFits
 from cotune.probe.terms import MOST_CHARACTERS, TermWeights
-from cotune.task.example import Example, groups_of
+from cotune.task.example import Example
+from cotune.task.split import fold_units
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +97,7 @@ class Tfidf:
 
     def __init__(self, choosing: LabelAnswering, rows: Sequence[Example], seed: int) -> None:
         self._choosing, self._seed, self._rows = choosing, seed, {row.id: place for place, row in enumerate(rows)}
-        self._groups = groups_of(rows)
+        self._groups = fold_units(rows)
         texts, sizes = [row.text for row in rows], choosing.sizes
         self._fits = TermFits(texts, choosing.targets(rows), len(choosing.labels), sizes)
         self._weights: dict[bytes, TermWeights] = {}

@@ -6,12 +6,14 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cotune.config.paths import IN_MEMORY
 from cotune.errors import counted
 from cotune.plain import fields, items, number, one_line, shipped
 from cotune.report.html.markup import chip, data_text, esc, facts_table, figure, plain_table
 from cotune.report.html.sections.prompts import read_prompt
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.result import noise_sentence
+from cotune.task.reading.yaml_names import is_number
 
 _COUNTS = {
     "train": "train rows used",
@@ -161,21 +163,36 @@ def _command(record: RunRecord) -> str:
         shown += _copied("task.yaml", task_yaml(record.config))
     for name, prompt in zip(files, extra, strict=True):
         shown += _copied(name, prompt.text)
-    note = "The config as the run resolved it. Under a token budget the same machine gives the same journal, apart from times."
+    note = "The rows were in memory: write them to files, and name these under data. " if _in_memory(record.config) else ""
+    note += "The config as the run resolved it. Under a token budget the same machine gives the same journal, apart from times."
     return figure("Make it again", shown, note)
+
+
+def _in_memory(config: Mapping[str, Any]) -> bool:
+    return IN_MEMORY in fields(config.get("data")).values()
 
 
 def task_yaml(config: Mapping[str, Any]) -> str:
     """The resolved config of a run as a task file; unset keys are left out."""
     import yaml
 
-    def given(value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return value
-        kept = {name: given(item) for name, item in value.items() if item is not None}
-        return {name: item for name, item in kept.items() if item != {}}
+    class Dumper(yaml.SafeDumper):
+        pass
 
-    return str(yaml.safe_dump(given(config), sort_keys=False, allow_unicode=True, width=100))
+    def quoted(dumper: Dumper, text: str) -> yaml.Node:
+        # PyYAML writes 1e3 without quotes, which is read as a number.
+        style = "'" if is_number(text) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    def given(value: Any, name: str = "") -> Any:
+        # In a schema every key means something, an empty one too.
+        if not isinstance(value, Mapping) or name == "schema":
+            return value
+        kept = {key: given(item, key) for key, item in value.items() if item is not None}
+        return {key: item for key, item in kept.items() if item != {}}
+
+    Dumper.add_representer(str, quoted)
+    return str(yaml.dump(given(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _copied(name: str, text: str) -> str:

@@ -14,6 +14,8 @@ from cotune.task.values.number_style import NumberStyle, number_style
 from cotune.task.values.scale import Scale, scale_of
 
 _NUMBERS_FROM = 20
+_ROUNDING = 1e-14
+"""Relative error of a number after some operations with doubles, which have 15 to 16 digits."""
 """Minimum count of different numbers; fewer are taken for labels, such as stars from 1 to 5."""
 
 
@@ -80,9 +82,12 @@ class NumberKind(OutputKind):
         return number_in(text)
 
     def same(self, reference: str, answer: str) -> bool:
-        """Whether both are equal up to rounding errors of doubles."""
+        """Whether both are equal up to rounding errors of doubles; whole numbers, such as order numbers, must be the same."""
         right, answered = number_in(reference), number_in(answer)
-        return right is not None and answered is not None and equal_numbers(answered, right, absolute=0.0, relative=1e-9)
+        if right is None or answered is None:
+            return False
+        whole = right == right.to_integral_value() and answered == answered.to_integral_value()
+        return right == answered or (not whole and equal_numbers(answered, right, absolute=0.0, relative=_ROUNDING))
 
     def errors(self, references: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
         """``mean_absolute_error`` of the rows that have a number as answer; nothing if none has."""
