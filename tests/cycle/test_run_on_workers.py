@@ -294,7 +294,7 @@ def test_a_run_that_is_resumed_alone_plans_with_the_workers_of_its_first_session
     alone = opened()
     assert alone.slots == 1 and [event["kind"] for event in Journal(tmp_path).events] == ["engine"]
     journal = Journal(tmp_path)
-    journal.step("engine", [config.engine.model_dump(mode="json"), config.model], dict)
+    journal.step("engine", [config.engine.model_dump(mode="json"), config.model_identity], dict)
     journal.step("workers", [], lambda: {"slots": 8})
     resumed = opened()
     assert resumed.slots == 8 and resumed.score_rate == pytest.approx(8 * alone.score_rate)
