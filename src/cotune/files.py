@@ -150,7 +150,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         if path.is_symlink():
-            path = path.resolve()
+            # Unlike Path.resolve, it takes a link that leads to itself.
+            path = Path(os.path.realpath(path))
         make_folder(path.parent)
         named = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}")
         # os.open applies the umask; tempfile would give the owner access only, whatever the umask allows.

@@ -425,9 +425,9 @@ def _rows_for_folds(rows: Sequence[Example], count: int, *, labels: bool) -> int
     """
     while count < len(rows):
         common = Counter(row.output for row in rows[:count]).most_common(2)
-        together = fold_units(rows[:count])
-        recur = len(common) > 1 and (common[1][1] > 1 or not labels)
-        if recur and (together is None or len(set(together.tolist())) > 1):
-            break
+        if len(common) > 1 and (common[1][1] > 1 or not labels):
+            together = fold_units(rows[:count])
+            if together is None or len(set(together.tolist())) > 1:
+                break
         count += 1
     return count

@@ -40,13 +40,12 @@ def _is_plain_number(label: str) -> bool:
 
 def one_spelling(cells: Collection[str]) -> set[str]:
     """The shortest spelling of each number, if all cells are numbers and some are spelled in two ways, as ``1`` and ``1.0``."""
-    by_value: dict[float, str] = {}
-    for cell in {cell.strip() for cell in cells} - {""}:
-        if not _is_plain_number(cell):
-            return set()
-        before = by_value.setdefault(float(cell), cell)
-        by_value[float(cell)] = min(before, cell, key=lambda text: (len(text), text))
-    return set(by_value.values()) if len(by_value) < len({cell.strip() for cell in cells} - {""}) else set()
+    different = {cell.strip() for cell in cells} - {""}
+    if not all(map(_is_plain_number, different)):
+        return set()
+    # The shortest comes last and stays.
+    by_value = {float(cell): cell for cell in sorted(different, key=len, reverse=True)}
+    return set(by_value.values()) if len(by_value) < len(different) else set()
 
 
 def label_value(label: str, own: LabelType) -> Label:
