@@ -18,6 +18,8 @@ from cotune.task.values.json_value import parse_json
 from cotune.task.values.kinds.registry import guess_type
 
 MOST_TEST_ROWS = 500
+OUTPUTS = ("output", "label", "answer", "target", "category", "class", "score")
+"""Names of the output column, the likeliest first, of a set without a task.yaml; all its other texts are inputs."""
 FURTHER_FIELDS: Mapping[str, tuple[str, ...]] = {"restaurant8k": ("requested_slots",)}
 """Columns that belong to a set's input beside ``input``."""
 OUT_OF_SCOPE = frozenset({"oos"})
@@ -53,7 +55,7 @@ class RowSet:
 
     Attributes:
         name: what tables call it.
-        kind: ``label``, ``number`` or ``json``.
+        kind: ``label``, ``number``, ``json`` or ``text``, which no peer takes.
         pool: rows to draw labelled ones from: none of them repeats another, or a test row.
         test: rows that every cell of the set is tested on.
         labels: of the pool, sorted; empty where answers are written.
@@ -84,6 +86,18 @@ class Draw:
     def size(self) -> str:
         """``64``, or ``8 a class``."""
         return f"{self.rows} a class" if self.per_class else str(self.rows)
+
+
+def sets_in(data: Path) -> list[str]:
+    """The sets in a folder, by name; of CLINC150 twenty labels, as in the published tables.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = sorted(path.parent.name for path in data.glob("*/train.jsonl") if (path.parent / "test.jsonl").is_file())
+    if not found:
+        raise InputError("there is no set", where=str(data), hint="A set is a folder with train.jsonl and test.jsonl.")
+    return [f"{name}:20" if name == "clinc150" else name for name in found]
 
 
 def read_set(data: Path, named: str, most_test: int = MOST_TEST_ROWS) -> RowSet:
@@ -171,7 +185,21 @@ def _columns(folder: Path) -> tuple[tuple[str, ...], str]:
     if task.is_file():
         config = load_config(task, [])
         return tuple(config.data.input), config.data.output
-    return ("input", *FURTHER_FIELDS.get(folder.name, ())), "output"
+    first = _first_row(folder / "train.jsonl")
+    output = next((name for name in OUTPUTS if name in first), None)
+    inputs = tuple(name for name, value in first.items() if name != output and isinstance(value, str))
+    if "input" in first or output is None or not inputs:
+        return ("input", *FURTHER_FIELDS.get(folder.name, ())), "output"
+    return inputs, output
+
+
+def _first_row(path: Path) -> dict[str, Any]:
+    """The first row of a file; empty if there is none, which reading it tells."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8") as lines:
+        row = json.loads(next(iter(lines), "{}"))
+    return row if isinstance(row, dict) else {}
 
 
 def _read(path: Path, inputs: Sequence[str], output: str) -> list[Row]:
@@ -180,7 +208,10 @@ def _read(path: Path, inputs: Sequence[str], output: str) -> list[Row]:
     found = []
     # A text may contain characters at which splitlines() would divide it, such as U+2028.
     for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
-        row: dict[str, Any] = json.loads(line)
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"line {number} is not JSON ({error})", where=str(path), hint="Write an object a line.") from None
         if missing := [name for name in (*inputs, output) if name not in row]:
             raise InputError(
                 f"row {number} has no column {missing[0]!r}",
@@ -199,10 +230,11 @@ def _text(value: Any) -> str:
 
 
 def _kind(outputs: Sequence[str]) -> str:
-    """What cotune takes a set's outputs for; anything but JSON objects and numbers is a label."""
+    """What cotune takes a set's outputs for; JSON that is no object is a label."""
     if all(map(_is_object, outputs[:50])):
         return "json"
-    return "number" if guess_type(outputs)[0] == "number" else "label"
+    found = guess_type(outputs)[0]
+    return found if found in ("number", "text") else "label"
 
 
 def _is_object(text: str) -> bool:

@@ -4,7 +4,9 @@
         [--rows 64 500] [--draws 3] [--peers cotune_3m tfidf ...] [--per-class] [--envs FOLDER] [--most N] [--again failed]
 
 A set is a folder in ``--data``, or the path of one, with ``train.jsonl`` and ``test.jsonl`` in the columns ``input`` and
-``output``, or in those that its ``task.yaml`` names; ``clinc150:20`` keeps 20 of its labels. ``--rows`` counts all labelled
+``output``, in those that its ``task.yaml`` names, or in a column of right answers (``label``, ``answer``, ...) and texts;
+``clinc150:20`` keeps 20 of its labels. By default all sets in ``--data`` are taken, and sizes that a set is too small for are
+left out. ``--rows`` counts all labelled
 rows, those that a peer chooses on too; with ``--per-class`` those of each label, as SetFit's protocol does (``--rows 8 64
 --draws 10 --per-class``). A size can be for one set: ``--rows banking77=2000``, which then has no other.
 
@@ -30,12 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from compare.cells import STATUSES, Cells, cell_key
 from compare.envs import Environments
 from compare.harness import Harness
-from compare.protocol import MOST_TEST_ROWS, Draw, RowSet, draw_rows, read_set
+from compare.protocol import MOST_TEST_ROWS, Draw, RowSet, draw_rows, read_set, sets_in
 from compare.registry import PEERS, Peer, peers_named
 from cotune.errors import CotuneError, InputError
 from cotune.model.hardware.machine import usable_cpus
 
-SETS = ("trec6", "sms_spam", "clinc150:20", "banking77", "examples/support")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for cells, answers and logs")
-    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="by default all sets in --data")
     parser.add_argument("--rows", nargs="+", default=["64", "500", "banking77=2000"], metavar="N")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--peers", nargs="+", metavar="PEER", help=", ".join(PEERS))
@@ -59,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         peers = peers_named(given.peers)
-        sets = {name: read_set(given.data, _place(given.data, name), given.test_rows) for name in given.sets}
+        sets = {name: read_set(given.data, _place(given.data, name), given.test_rows) for name in given.sets or sets_in(given.data)}
+        for rows in sets.values():
+            if not any(rows.kind in peer.kinds for peer in peers):
+                print(f"{rows.name}: none of the peers gives answers of the kind {rows.kind!r}", file=sys.stderr)
         sizes = {name: _sizes(given.rows, rows.name) for name, rows in sets.items()}
         cells = Cells(given.out)
         try:
@@ -86,6 +90,10 @@ def _asked(
     for number in range(draws):
         for name, rows in sets.items():
             for size in sizes[name]:
+                if not per_class and size > len(rows.pool):
+                    if not number:
+                        print(f"{rows.name}: {size} labelled rows are left out, as there are {len(rows.pool)}", file=sys.stderr)
+                    continue
                 for peer in peers:
                     draw = Draw(size, per_class, number)
                     key = cell_key(rows.name, draw, peer.name)

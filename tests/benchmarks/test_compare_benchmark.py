@@ -28,7 +28,7 @@ from compare.envs import Environments, NotInstallableError
 from compare.harness import Harness
 from compare.measure import run_measured
 from compare.picture import Point, score_picture
-from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, shares
+from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, sets_in, shares
 from compare.registry import HERE, PEERS, SERVER, Peer
 from compare.scores import LEAST_PROBABILITY, macro_f1, score_answers, summed_interval
 from cotune.errors import BusyError, InputError
@@ -115,6 +115,24 @@ def test_columns_come_from_a_task_file_and_json_is_known(tmp_path: Path) -> None
     (folder / "task.yaml").unlink()
     with pytest.raises(InputError, match="no column 'input'"):
         read_set(tmp_path, "mine")
+
+
+def test_a_folder_of_other_sets_is_taken_as_it_is(tmp_path: Path) -> None:
+    rows = {
+        "pairs": [{"question": f"is {i} so", "passage": f"{i}", "answer": i % 2 == 0, "id": i} for i in range(40)],
+        "stories": [{"input": f"tell {i}", "output": f"once upon a time there were {i} of them"} for i in range(40)],
+    }
+    for name, made in rows.items():
+        (tmp_path / name).mkdir()
+        for split, part in (("train", made[:30]), ("test", made[30:])):
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    (tmp_path / "no set").mkdir()
+    assert sets_in(tmp_path) == ["pairs", "stories"]
+    pairs, stories = read_set(tmp_path, "pairs"), read_set(tmp_path, "stories")
+    assert pairs.labels == ("false", "true") and pairs.pool[0].text == "question: is 0 so\npassage: 0"
+    assert stories.kind == "text"
+    with pytest.raises(InputError, match="there is no set"):
+        sets_in(tmp_path / "no set")
 
 
 def test_numbers_are_known_unless_they_are_labels(tmp_path: Path) -> None:
