@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         peers = peers_named(given.peers)
-        sets = {name: read_set(given.data, _place(given.data, name), given.test_rows) for name in given.sets or sets_in(given.data)}
+        named = given.sets or sets_in(given.data)
+        sets = {name: read_set(given.data, _place(given.data, name), given.test_rows) for name in named}
         for rows in sets.values():
             if not any(rows.kind in peer.kinds for peer in peers):
                 print(f"{rows.name}: none of the peers gives answers of the kind {rows.kind!r}", file=sys.stderr)
