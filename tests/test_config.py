@@ -347,3 +347,9 @@ def test_a_model_in_a_folder_counts_by_its_name() -> None:
     moved = config_in_memory(name="t", input=["text"], output="label", model="/elsewhere/tiny")
     assert config.model_identity == moved.model_identity == "tiny" and config.differences(moved) == []
     assert config_in_memory(name="t", input=["text"], output="label", model="org/tiny").model_identity == "org/tiny"
+
+
+def test_a_key_with_a_dot_in_python_is_told_as_a_section() -> None:
+    with pytest.raises(InputError) as error:
+        config_in_memory(name="t", input=["text"], output="label", **{"search.max_cycles": 1})
+    assert "Give search={'max_cycles': ...}." in (error.value.hint or "")

@@ -400,15 +400,23 @@ def _on_full_disk(bench: Bench, out: Path) -> Ended:
     return bench.run(out)
 
 
+def test_a_run_in_a_bundles_folder_is_refused(bench: Bench, whole: Path) -> None:
+    before = sorted(path.name for path in (whole / "best").iterdir())
+    refused = bench.run(whole / "best")
+    assert refused.code == 2 and "the folder is a bundle" in refused.stderr
+    assert sorted(path.name for path in (whole / "best").iterdir()) == before
+
+
 def test_rows_in_another_order_are_refused_with_the_reason(bench: Bench, tmp_path: Path) -> None:
     header, *rows = bench.rows.read_text(encoding="utf-8").splitlines()
-    train, dev, out = tmp_path / "train.csv", tmp_path / "dev.csv", tmp_path / "run"
+    train, dev, test, out = (tmp_path / name for name in ("train.csv", "dev.csv", "test.csv", "run"))
 
     def started(lines: list[str], **named: Any) -> Any:
         train.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-        dev.write_text("\n".join([header, *rows[60:90], ""]), encoding="utf-8")
+        for file, part in ((dev, rows[60:90]), (test, rows[90:120])):
+            file.write_text("\n".join([header, *part, ""]), encoding="utf-8")
         asked = ("run", str(train), "--input", "text", "--output", "label", "--model", str(bench.model), "--budget", "60ktok")
-        return bench.commands.run(*asked, "--out", str(out), f"data.dev={dev}", *SETTINGS, **named)
+        return bench.commands.run(*asked, "--out", str(out), f"data.dev={dev}", f"data.test={test}", *SETTINGS, **named)
 
     assert started(rows[:60], at=("line", "pool", 1)).code == -9
     for changed in (rows[:60][::-1], ["", *rows[:60]]):

@@ -17,6 +17,7 @@ from cotune.evaluate.frozen_arms import ARMS, GAINS, repeated_gains
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
 from cotune.evaluate.words import gains_sentence as sentence
+from cotune.evaluate.words import shown_gains
 from cotune.task.metrics.metric import Aggregate
 
 ACCURACY = {"seed_prompt": 0.4, "prompt_only": 0.5, "best_prompt": 0.45, "seed_tuned": 0.8, "best_tuned": 0.95}
@@ -327,3 +328,16 @@ def test_a_single_comparison_is_not_said_to_be_corrected() -> None:
 def test_nothing_has_no_sign() -> None:
     gains = {name: _gain(0.01, -0.01, 0.03, 0.4) for name in GAINS} | {"synergy": _gain(-0.0003, -0.02, 0.02, 0.9)}
     assert "is 0.0 points" in sentence(gains, 200)
+
+
+def test_synergy_is_not_shown_where_the_seed_prompt_alone_was_tuned() -> None:
+    """It would be what the seed prompt's tuning lost, with the sign turned."""
+    frozen, gain = {"prompt_id": "a", "adapter_id": "base", "candidate_id": "1"}, {"value": 0.7, "p": 0.001, "ci": [0.5, 0.9]}
+    tuned = {"prompt_id": "a", "adapter_id": "x", "candidate_id": "2", "steps": 12}
+    arms = {**dict.fromkeys(("seed_prompt", "prompt_only", "best_prompt", "best_tuned"), frozen), "seed_tuned": tuned}
+    names = ("prompt_given_tuning", "tuning", "both", "prompt", "synergy", "synergy_log_loss")
+    assert not {"synergy", "synergy_log_loss"} & {*shown_gains({"arms": arms, "gains": dict.fromkeys(names, gain)})}
+    other = {"prompt_id": "b", "adapter_id": "base", "candidate_id": "3"}
+    both = {**arms, "prompt_only": other, "best_prompt": other}
+    both["best_tuned"] = {**tuned, "prompt_id": "b", "adapter_id": "y", "candidate_id": "4"}
+    assert {"synergy", "synergy_log_loss"} <= {*shown_gains({"arms": both, "gains": dict.fromkeys(names, gain)})}

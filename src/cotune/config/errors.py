@@ -29,6 +29,10 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
     if kind in ("extra_forbidden", "invalid_key"):
         names = _known_keys(root, path[:-1])
         near = _nearest_key(root, str(path[-1]), names, path[:-1])
+        section, _, name = str(path[-1]).partition(".")
+        if near == str(path[-1]) and name:
+            what, hint = f"the key {near!r} stands for a key in a section", f"Give {section}={{{name!r}: ...}}."
+            return InputError(what, where=where, hint=hint)
         return InputError(
             f"unknown key {str(path[-1])!r}" + (f", did you mean {near!r}?" if near else ""),
             where=where,

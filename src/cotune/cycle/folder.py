@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotune.bundle.manifest import MANIFEST
 from cotune.config import RunConfig
 from cotune.cycle.endpoints import ANSWERS
 from cotune.cycle.journal import cut_journal, read_journal
@@ -43,6 +44,15 @@ _RESULTS = (SUMMARY, DEV_ROWS, TEST_ROWS, REPORT, REPORT_ERROR, TRACKING, BUNDLE
 _OWN = (*_RESULTS, "adapters", "states", "checkpoints", *_OPENED)
 """What a run replaces or removes, apart from answers that were paid for, which it only adds to."""
 _ANSWERS = (ANSWERS, f"{ANSWERS}-wal", f"{ANSWERS}-shm")
+_PARTS = {
+    "data": "the labelled rows, or how they are read",
+    "prompts": "the prompts",
+    "cotune": "the version of cotune",
+    "start": "the bundle to start from",
+    "unlabelled": "the unlabelled rows",
+    "judge": "the graded answers",
+}
+"""What a key of a run's identity stands for, in messages."""
 ASKED = "the user asked to finish"
 """Reason for the end of such a search."""
 
@@ -113,6 +123,8 @@ def open_folder(
         InputError: the folder cannot be created, or holds another run, or files of other origin that a run would replace.
         BusyError: another process works in the folder.
     """
+    if (out / MANIFEST).is_file():
+        raise InputError("the folder is a bundle, which a run would damage", where=str(out), hint="Choose another --out.")
     made = tuple(place for place in (out, *out.parents) if not place.exists())
     try:
         make_folder(out)
@@ -179,7 +191,8 @@ def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -
     different = [name for name in names if known.get(name) != identity.get(name)]
     if different == [ORDER]:
         return ["the rows are the same, but their order or their line numbers differ"]
-    return [f"{name}: {known.get(name)} -> {identity.get(name)}" for name in different if name != ORDER]
+    told = {name: f"{known.get(name)} -> {identity.get(name)}" for name in different if name != ORDER}
+    return [f"{name}: {_PARTS[name]} ({hashes})" if name in _PARTS else f"{name}: {hashes}" for name, hashes in told.items()]
 
 
 def _finished(out: Path) -> dict[str, Any] | None:

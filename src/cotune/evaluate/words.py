@@ -339,6 +339,9 @@ def shown_gains(summary: Mapping[str, Any]) -> list[str]:
     elif "seed_tuned" in arms and is_frozen(arms, "seed_tuned"):
         # The seed prompt was not tuned: a gain of zero would say that tuning is of no use.
         left_out |= {name for name, gain in gains.items() if gain.get("identical") and name in _OF_TUNING}
+    elif "best_tuned" in arms and is_frozen(arms, "best_tuned"):
+        # The seed prompt alone was tuned: the difference of differences is only what its tuning lost.
+        left_out |= {"synergy", "synergy_log_loss"}
     order = dict.fromkeys((*_gains_order(frozen_first=frozen_first(summary)), *gains))
     return [name for name in order if name in gains and name not in left_out]
 

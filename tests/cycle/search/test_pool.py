@@ -109,3 +109,17 @@ def test_a_run_tunes_the_seed_prompt_whatever_its_rank_and_the_best_other_prompt
     first = next(place for place, e in enumerate(journal_of(whole)) if e["kind"] == "cycle")
     tuned = [e["value"]["prompt_id"] for e in journal_of(whole)[:first] if e["kind"] == "tuned"]
     assert tuned == entrants["prompt_ids"]
+
+
+def test_rows_that_occur_often_are_not_shown(tmp_path: Path) -> None:
+    """A prompt that shows them would be judged on few other rows, or have none to learn from."""
+    rows = [{"text": f"{word} {i % 10} {word}", "label": word} for i in range(60) for word in ("cow", "fig")]
+    often = Task.from_rows(rows, input="text", output="label", limit={"dev": 12})
+    seldom = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"dev": 12})
+    for task, shown in ((often, False), (seldom, True)):
+        folder = tmp_path / str(shown)
+        folder.mkdir()
+        costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+        context = RunContext(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
+        pool = opening_pool(context, [seed_prompt(task)], 12, demonstrations=True)
+        assert any(proposal.prompt.demonstrations for proposal in pool) == shown

@@ -12,7 +12,7 @@ from cotune.cycle.context import RunContext
 from cotune.embed import centred, farthest_first, whole_texts, without_near_duplicates
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
-from cotune.refine import Proposal, diverse, first_pool, fixed, with_demonstrations
+from cotune.refine import Proposal, diverse, first_pool, fixed, not_shown, with_demonstrations
 from cotune.refine.demonstrations import default_count, fits, strata
 from cotune.refine.mutate import DemonstrationPool, mutate
 from cotune.task.example import Example
@@ -116,8 +116,12 @@ def next_pool(
 
 
 def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
-    """Drop prompts without room for a row, embed, drop near-duplicates, order farthest-first and cut; a ``pool`` step."""
-    proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(context, p.prompt)]
+    """Drop prompts without room for a row, or that show repeated rows; embed, drop near-duplicates, order and cut; a step."""
+
+    def races(prompt: Prompt) -> bool:
+        return leaves_rows(prompt, context.task.train) and has_room(context, prompt)
+
+    proposals = [p for i, p in enumerate(proposals) if i in keep or races(p.prompt)]
     if not proposals:
         return []
 
@@ -168,6 +172,15 @@ def has_room(context: RunContext, prompt: Prompt) -> bool:
     except InputError:
         return False
     return len(row.prompt_ids) <= renderer.max_tokens * 7 // 8
+
+
+def leaves_rows(prompt: Prompt, train: Sequence[Example]) -> bool:
+    """Whether a prompt's demonstrations have few copies among the train rows.
+
+    A row that a prompt shows counts neither in the race nor in training, and no copy of it does. A prompt that shows rows that
+    occur often would be judged on other rows than the rest of the pool, or have none to learn from.
+    """
+    return len(train) - len(not_shown(prompt, train)) <= 2 * len(prompt.demonstrations)
 
 
 def shown_text(prompt: Prompt) -> str:

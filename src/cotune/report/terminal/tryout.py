@@ -15,7 +15,7 @@ _WIDTH, _ANSWER_WIDTH = 70, 200
 _ROWS = 8
 """Flipped rows to show for each set of weights."""
 TRYOUT_CLOSING = (
-    "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
+    "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run TASK --prompt FILE."
 )
 
 

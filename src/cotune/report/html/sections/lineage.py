@@ -28,7 +28,8 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     ticks = [(t, measure.tick(t)) for t in nice_ticks(*span, 5)]
     rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{scale(span, ticks)}<span></span></div>'
-    probe = "of the frozen probe" + (f", without {without} unless it was tuned" if (without := race_lacks(record)) else "")
+    lacks = f", without {without} unless it was tuned" if (without := race_lacks(record)) else ""
+    probe = f"of the frozen probe, cross-fitted; if tuned, on the rows held out from that{lacks}"
     before = probe if record.by_probe else "in the race, before tuning in this cycle"
     return figure(
         "Who came from whom",

@@ -90,7 +90,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     """Loss and dev by step, with a line for each tuned prompt."""
     trials = [t for t in read_trials(record) if t.losses]
     if not trials:
-        return "<p class=empty>Nothing was tuned yet.</p>"
+        return f"<p class=empty>Nothing was tuned{'' if record.finished else ' yet'}.</p>"
     kinds = prompts.kinds(trial.prompt_id for trial in trials)
     most = max(t.start + len(t.losses) for t in trials)
     ticks = whole_ticks(most, 5)

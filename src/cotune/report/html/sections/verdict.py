@@ -207,7 +207,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
         title, arms, reading = map(_text, (capitalised(words[name].name), words[name].meaning, gain_reading(summary, name)))
         lines.append(difference_row(title, arms, gain, span, reading))
     loss, loss_note = gains.get("synergy_log_loss", {}), ""
-    if loss and not loss.get("identical"):
+    if loss and not loss.get("identical") and "synergy_log_loss" in shown_gains(summary):
         ceiling = "" if only_winner_tuned(fields(summary.get("arms"))) else ", which no ceiling hides"
         interval = " to ".join(difference_text(end, nats=True) for end in items(loss.get("ci")))
         loss_note = (
