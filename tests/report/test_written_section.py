@@ -220,3 +220,13 @@ def test_a_plot_of_numbers_has_room_around_them(tmp_path: Path, references: list
     ticks = re.findall(r"<text[^>]*>([^<]+)</text>", found)
     assert len(set(places)) == len(set(references)) and (len(places) == 1 or max(places) - min(places) > 50)
     assert len(set(ticks)) >= 3 and len(ticks) == 2 * len(set(ticks))
+
+
+def test_a_wrong_number_stands_beside_the_right_one(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "run")
+    rows = json.loads((path / "test_rows.json").read_text())
+    for row, right, answered in zip(rows["rows"], ("2", "4.5", "7"), ("3.22", "4.5", "-7"), strict=True):
+        row.update({"gold": right, "answers": dict.fromkeys(EVERY_ARM, answered)})
+    (path / "test_rows.json").write_text(json.dumps(rows))
+    shown = written_errors(read_record(path).tests, "best_tuned", [])
+    assert "right 2, answered 3.22" in shown and "right 7, answered -7" in shown and "<del>" not in shown

@@ -109,16 +109,20 @@ def _worst(tests: AnsweredRows, arm: str) -> str:
         for row in wrong[:_SHOWN_ROWS]
     )
     note = (
-        f"{len(wrong)} of {counted(len(tests.rows), 'row')} count as wrong. Struck out: should be there. Underlined: was "
-        "answered instead."
+        f"{len(wrong)} of {counted(len(tests.rows), 'row')} count as wrong. In front: what the answer is worth, in percent. "
+        "Struck out: should be there. Underlined: was answered instead."
     )
     return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note)
 
 
 def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
+    reference, answer = tests.labels[row.reference], tests.labels[row.answers[arm]]
+    if parse_number(reference) is not None and parse_number(answer) is not None:
+        # Marked digits of two numbers would read as a third one.
+        return data_text(f"right {reference}, answered {answer}")
     tags = {"=": "span", "-": "del", "+": "ins"}
     # Without generated answers, as under the metric likelihood, there is nothing to mark.
-    pieces = written_changes(tests, row, arm) if tests.labels[row.answers[arm]] else []
+    pieces = written_changes(tests, row, arm) if answer else []
     if not pieces:
-        return data_text(tests.labels[row.reference])
+        return data_text(reference)
     return "".join(f"<{tags[op]}>{esc(text)}</{tags[op]}>" for op, text in pieces)
