@@ -29,7 +29,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{scale(span, ticks)}<span></span></div>'
     lacks = f", without {without} unless it was tuned" if (without := race_lacks(record)) else ""
-    probe = f"of the frozen probe, cross-fitted; if tuned, on the rows held out from that{lacks}"
+    probe = f"of the frozen probe{lacks}; cross-fitted, or on the rows held out from a tuning"
     before = probe if record.by_probe else "in the race, before tuning in this cycle"
     return figure(
         "Who came from whom",
