@@ -318,3 +318,9 @@ def test_labels_of_any_characters_and_numbers_are_taken_as_they_are(tmp_path: Pa
     assert _with_settings(load_config(path), {"budget": "1m"}).output.labels == tuple(smileys)
     rows = [{"text": f"row {i}", "label": i % 2} for i in range(30)]
     assert Task.from_rows(rows, input="text", output="label", labels=[0, 1]).labels == ("0", "1")  # type: ignore[list-item]
+
+
+def test_the_folder_of_a_run_is_found_without_torch() -> None:
+    """A command is checked as far as possible before imports that take seconds."""
+    code = "import sys, cotune.cli.run, cotune.cycle.runs.next_folder; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,12 +195,13 @@ def _columns(folder: Path) -> tuple[tuple[str, ...], str]:
 
 
 def _first_row(path: Path) -> dict[str, Any]:
-    """The first row of a file; empty if there is none, which reading it tells."""
+    """The first row of a file; empty if there is none or it is not JSON, which reading the file tells."""
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8") as lines, suppress(ValueError):
         row = json.loads(next(iter(lines), "{}"))
-    return row if isinstance(row, dict) else {}
+        return row if isinstance(row, dict) else {}
+    return {}
 
 
 def _read(path: Path, inputs: Sequence[str], output: str) -> list[Row]:

@@ -6,9 +6,9 @@
 A set is a folder in ``--data``, or the path of one, with ``train.jsonl`` and ``test.jsonl`` in the columns ``input`` and
 ``output``, in those that its ``task.yaml`` names, or in a column of right answers (``label``, ``answer``, ...) and texts;
 ``clinc150:20`` keeps 20 of its labels. By default all sets in ``--data`` are taken, and sizes that a set is too small for are
-left out. ``--rows`` counts all labelled
-rows, those that a peer chooses on too; with ``--per-class`` those of each label, as SetFit's protocol does (``--rows 8 64
---draws 10 --per-class``). A size can be for one set: ``--rows banking77=2000``, which then has no other.
+left out. ``--rows`` counts all labelled rows, those that a peer chooses on too; with ``--per-class`` those of each label, as
+SetFit's protocol does (``--rows 8 64 --draws 10 --per-class``). A size can be for one set: ``--rows banking77=2000``, which
+then has no other.
 
 Each cell, a peer on a draw, is a process in the peer's environment, one at a time, its seconds and its memory measured from
 outside. A finished cell is a line of OUT/cells.jsonl and is not run again; the same command goes on where a killed one was.

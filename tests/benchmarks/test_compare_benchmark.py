@@ -133,6 +133,9 @@ def test_a_folder_of_other_sets_is_taken_as_it_is(tmp_path: Path) -> None:
     assert stories.kind == "text"
     with pytest.raises(InputError, match="there is no set"):
         sets_in(tmp_path / "no set")
+    (tmp_path / "pairs" / "train.jsonl").write_text("{\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        read_set(tmp_path, "pairs")
 
 
 def test_numbers_are_known_unless_they_are_labels(tmp_path: Path) -> None:

@@ -113,6 +113,11 @@ def test_without_any_answer_no_file_is_written_and_no_further_row_is_asked(tmp_p
         assert streamed.code == 1 and len(streamed.stdout.splitlines()) == 3 and len(server.seen) <= 6
 
 
+def test_the_card_of_an_endpoints_bundle_says_nothing_of_shortened_rows(tmp_path: Path) -> None:
+    card = (saved(tmp_path, "http://127.0.0.1:1/v1") / "README.md").read_text(encoding="utf-8")
+    assert "## Limits" in card and "lose a part of" not in card
+
+
 @pytest.mark.parametrize("right", ["fruit", "animal"])
 def test_a_refused_row_counts_as_wrong_where_a_bundle_is_evaluated(tmp_path: Path, right: str) -> None:
     labelled = tmp_path / "labelled.csv"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotune.bundle.manifest import MANIFEST
 from cotune.config import RunConfig
 from cotune.cycle.endpoints import ANSWERS
 from cotune.cycle.journal import cut_journal, read_journal
@@ -123,6 +122,9 @@ def open_folder(
         InputError: the folder cannot be created, or holds another run, or files of other origin that a run would replace.
         BusyError: another process works in the folder.
     """
+    # Bundles import torch; the command looks into folders before that.
+    from cotune.bundle.manifest import MANIFEST
+
     if (out / MANIFEST).is_file():
         raise InputError("the folder is a bundle, which a run would damage", where=str(out), hint="Choose another --out.")
     made = tuple(place for place in (out, *out.parents) if not place.exists())

@@ -55,6 +55,11 @@ def fold_units(rows: Sequence[Example]) -> NDArray[np.str_] | None:
     return np.array([rows[leader].id for leader in leaders]) if len({*leaders}) < len(rows) else None
 
 
+def count_units(rows: Sequence[Example]) -> int:
+    """Number of units that folds keep together, see :func:`fold_units`; cross-fitting needs two."""
+    return len({*linked(map(_links, rows))})
+
+
 def _links(example: Example) -> list[tuple[str, str]]:
     group = [] if example.group is None else [("group", example.group)]
     return [("input", duplicate_key(example)), *group]

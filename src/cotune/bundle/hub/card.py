@@ -99,7 +99,7 @@ class HubCard:
         if self.text is not None:
             parts += ["## What the model reads", code_block("text", self.text)]
         parts += ["## Base model", about_base(manifest, base_model_name(manifest)), self._licence()]
-        parts += ["## Limits", limits(manifest)]
+        parts += ["## Limits", limits(manifest, endpoint=self.bundle.server is not None)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def head(self) -> str:

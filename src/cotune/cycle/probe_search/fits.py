@@ -23,7 +23,7 @@ from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
-from cotune.task.split import fold_units
+from cotune.task.split import count_units, fold_units
 from cotune.tune.window import StartHead
 
 Floats = NDArray[np.float64]
@@ -146,8 +146,7 @@ def usable_places(prompt: Prompt, rows: Sequence[Example]) -> NDArray[np.int64]:
 def can_fit(prompt: Prompt, rows: Sequence[Example]) -> bool:
     """Whether the rows that a prompt does not show with their labels have two labels and two groups, as a probe needs."""
     usable = not_shown(prompt, rows)
-    groups = fold_units(usable)
-    return len({row.output for row in usable}) > 1 and (groups is None or len(set(groups.tolist())) > 1)
+    return len({row.output for row in usable}) > 1 and count_units(usable) > 1
 
 
 def difference(first: PromptFit, second: PromptFit) -> Floats:

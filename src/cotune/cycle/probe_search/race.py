@@ -22,7 +22,7 @@ from cotune.evaluate.stats.racing import Round
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
-from cotune.task.split import fold_units
+from cotune.task.split import count_units
 
 _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
@@ -425,9 +425,7 @@ def _rows_for_folds(rows: Sequence[Example], count: int, *, labels: bool) -> int
     """
     while count < len(rows):
         common = Counter(row.output for row in rows[:count]).most_common(2)
-        if len(common) > 1 and (common[1][1] > 1 or not labels):
-            together = fold_units(rows[:count])
-            if together is None or len(set(together.tolist())) > 1:
-                break
+        if len(common) > 1 and (common[1][1] > 1 or not labels) and count_units(rows[:count]) > 1:
+            break
         count += 1
     return count

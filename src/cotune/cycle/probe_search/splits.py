@@ -11,7 +11,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.probe.folds import fold_numbers
 from cotune.task.example import Example, groups_of
-from cotune.task.split import fold_units
+from cotune.task.split import count_units, fold_units
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
     if len(train) + len(dev) < HEURISTICS.few_rows:
         of, folds = fold_units(train), HEURISTICS.few_folds - 1
         groups = None if of is None else of.tolist()
-        units = len(train) if groups is None else len(set(groups))
-        if units >= folds:
+        if count_units(train) >= folds:
             numbers = fold_numbers(context.choosing.strata(train), folds, groups=groups, seed=context.seed)
             for fold in range(folds):
                 held = tuple(row for row, number in zip(train, numbers, strict=True) if number == fold)

@@ -9,7 +9,6 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.folder import is_barely_begun
 from cotune.cycle.kept import read_config
 from cotune.cycle.runs.listing import is_locked
-from cotune.cycle.warm_start import adopt, open_start
 from cotune.run_files import CONFIG, SUMMARY
 
 _MOST = 1000
@@ -23,7 +22,10 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
     holds it.
     """
     before = _config(folder)
-    if before is not None and config.start is not None:
+    if before is not None and before.start is not None and config.start is not None:
+        # This imports torch, which every other run does later, when all has been checked that takes no time.
+        from cotune.cycle.warm_start import adopt, open_start
+
         # The folder holds the config with the settings of the bundle.
         config = adopt(config, open_start(config))
     if before is None or not _is_smaller(before, config) or (is_barely_begun(folder) and not is_locked(folder)):

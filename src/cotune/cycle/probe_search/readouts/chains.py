@@ -17,7 +17,7 @@ from cotune.probe.chain_fits import fit_chain, fit_seconds
 from cotune.probe.folds import fold_numbers
 from cotune.task.example import Example
 from cotune.task.metrics.metric import Metric
-from cotune.task.split import fold_units
+from cotune.task.split import count_units, fold_units
 from cotune.task.values.chain import Chain
 from cotune.task.values.tags import Tags
 from cotune.task.words import words_of
@@ -46,7 +46,7 @@ class Chains:
         tables = tags.tables(fit.found.log_probs, texts)
         self._tables = [table[: len(own)] for table, own in zip(tables, self._tags, strict=True)]
         groups = fold_units(fit.rows)
-        units = len(fit.rows) if groups is None else len(set(groups.tolist()))
+        units = count_units(fit.rows)
         strata = np.zeros(len(fit.rows), dtype=np.int64)
         self._folds = fold_numbers(strata, min(FOLDS, units), groups=groups, seed=seed)
         self._known: dict[bytes, Chain] = {}
