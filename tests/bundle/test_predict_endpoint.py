@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,18 @@ def test_a_refused_row_gets_an_error_and_all_others_their_answers(tmp_path: Path
 
 def test_answers_before_a_failure_are_written_and_no_row_is_asked_after_it(tmp_path: Path, rows: Path) -> None:
     out = tmp_path / "out.csv"
-    with chat_server(answering(lambda row: 200 if int(row[4:]) < 5 else 401)) as server:
+    fifth_asked = threading.Event()
+
+    def status(row: str) -> int:
+        # Rows of a batch are asked at the same time, and one that is not yet asked when another fails is never asked.
+        if int(row[4:]) < 5:
+            if row == "row 4":
+                fifth_asked.set()
+            return 200
+        assert fifth_asked.wait(30)
+        return 401
+
+    with chat_server(answering(status)) as server:
         bundle = saved(tmp_path, server.url)
         ended = call("predict", bundle, rows, "--out", out, "--batch", "4")
         assert ended.code == 1 and "the endpoint answered 401" in ended.stderr

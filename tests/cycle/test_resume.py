@@ -159,6 +159,15 @@ def test_a_changed_config_is_refused_and_told(bench: Bench, whole: Path, setting
     assert (whole / "journal.jsonl").read_bytes() == before
 
 
+def test_a_budget_may_be_spelled_otherwise(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    assert bench.run(whole, "--budget", "0.06Mtok").code == 0
+    out = tmp_path / "run"
+    assert bench.run(out, at=("line", "plan", 1)).code == KILLED
+    again = bench.run(out, "--budget", "60000tok", at=("line", "plan", 2))
+    assert again.code == 0, again.stderr
+    same_as(whole, out)
+
+
 def test_changed_data_are_refused(bench: Bench, whole: Path, tmp_path: Path) -> None:
     text = bench.rows.read_text()
     try:

@@ -12,12 +12,20 @@ from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.scoring import AVERAGES, judged, score_interval
+from cotune.evaluate.shares import ratio_share
 from cotune.evaluate.stats.clusters import FEW_GROUPS
-from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
-from cotune.evaluate.stats.resampling import evaluate_over, resample, resampling_weights
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval, few_groups_limits
+from cotune.evaluate.stats.resampling import (
+    evaluate_over,
+    leave_one_out_weights,
+    resample,
+    resampling_weights,
+    weighted_mean,
+    without_each,
+)
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Aggregate, Metric
-from cotune.task.values.output import label_output
+from cotune.task.values.output import Output, label_output
 
 Floats = NDArray[np.float64]
 LABELS = ("a", "b", "c")
@@ -180,3 +188,64 @@ def test_a_statistic_of_one_arm_has_one_column() -> None:
     counts, _ = fields(np.random.default_rng(1), (20,), 0.8)
     drawn = evaluate_over(aggregate_statistic(MICRO, [counts]), resampling_weights(20, 10, 0))
     assert drawn.shape == (10, 1) and np.isfinite(drawn).all()
+
+
+# Scores that are cut at 0 -----------------------------------------------------------------------------------------------
+
+
+def number_interval(metric: str, right: Floats, given: Floats, ids: NDArray[np.str_] | None, seed: int) -> Interval:
+    answered = Answered([repr(float(one)) for one in right], [repr(float(one)) for one in given], Output("number"))
+    found = judged(answered, np.zeros(len(right)), METRICS[metric])
+    return score_interval(found, answered.references, METRICS[metric], answered.output, seed=seed, groups=ids)
+
+
+@pytest.mark.parametrize("metric", ["r2", "pearson"])
+@pytest.mark.parametrize(("groups", "size", "truth"), [(30, 1, 0.15), (15, 20, 0.3)])
+def test_the_interval_of_a_score_that_is_cut_at_zero_holds_the_true_value(
+    metric: str, groups: int, size: int, truth: float
+) -> None:
+    """Of so many rows a score of 0 may be one of 0.3, and of few groups half of the spread may be theirs."""
+    rng, draws = np.random.default_rng(groups), 100
+    ids = ids_of(groups, size) if size > 1 else None
+
+    def normal() -> Floats:
+        own = rng.normal(size=groups * size)
+        return own if size == 1 else np.sqrt(0.5) * np.repeat(rng.normal(size=groups), size) + np.sqrt(0.5) * own
+
+    held = 0
+    for draw in range(draws):
+        right = normal()
+        given = right + np.sqrt(1 - truth) * normal() if metric == "r2" else truth * right + np.sqrt(1 - truth**2) * normal()
+        held += truth in number_interval(metric, right, given, ids, draw)
+    assert held >= 88
+
+
+def test_constant_answers_and_single_groups_have_an_interval_too() -> None:
+    right = np.random.default_rng(0).normal(size=40)
+    assert number_interval("pearson", right, np.ones(40), None, 0).low == 0.0
+    assert number_interval("r2", right, np.full(40, right.mean()), None, 0).high < 0.05
+    assert number_interval("r2", right, right, None, 0).high == 1.0
+    one = number_interval("r2", right, right + 0.3, np.repeat("a", 40), 0)
+    assert (one.low, one.high) == pytest.approx((0.1, 1.0), abs=0.1)
+
+
+def test_few_groups_of_rows_with_unequal_numbers_of_values_are_covered() -> None:
+    rng, draws, held = np.random.default_rng(0), 200, 0
+    for _ in range(draws):
+        whole = np.where(rng.random(150) < 0.1, 30.0, 1.0)
+        part = np.where(rng.random(150) < 0.7, whole, 0.0)
+        share = ratio_share(part, whole, np.repeat(np.arange(15), 10), 0)
+        assert share is not None
+        held += 0.7 in share.interval
+    assert held >= 0.92 * draws
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_jackknife_of_sums_is_that_of_weights(grouped: bool) -> None:
+    assert MICRO is not None
+    rng = np.random.default_rng(1)
+    tables = [fields(rng, (30,), skill)[0] for skill in (0.5, 0.8)]
+    ids = np.array([f"g{place % 7}" for place in range(30)]) if grouped else None
+    for statistic in (aggregate_statistic(MICRO, tables), weighted_mean(rng.normal(size=(30, 2)))):
+        by_weights = evaluate_over(statistic, leave_one_out_weights(30, ids))
+        np.testing.assert_allclose(without_each(statistic, 30, ids), by_weights, atol=1e-12)

@@ -93,3 +93,28 @@ def test_an_earlier_bundles_answers_that_miss_the_schema_are_wrong() -> None:
     texts = (right[0], f'{right[1][:-1]}, "more": 1}}', "none")
     found = AnswerOutputs(np.full(3, 0.5), texts).judge(task.train[:3], RAW, task)
     assert list(found.correct) == [1, 0, 0] and list(found.values[1:]) == [0, 0] and found.answers == texts
+
+
+@pytest.mark.parametrize("metric", ["pearson", "spearman", "r2", "d2_absolute_error"])
+def test_the_floor_of_numbers_depends_neither_on_their_level_nor_on_their_largest(metric: str) -> None:
+    """Answers may be low on average, which makes sums negative, and the test may hold a larger number than dev."""
+    rng = np.random.default_rng(3)
+    right = rng.uniform(4, 7.9, 120)
+
+    def scored(rows: slice, moved: float = 0.0, largest: float = 7.9, below: float = 0.0) -> Evaluation:
+        numbers = right[rows].copy()
+        numbers[0] = largest
+        given = numbers + 0.3 * np.sin(100 * numbers) - below
+        given[1] += moved
+        texts = [[repr(float(one)) for one in column] for column in (numbers, given)]
+        return judged(Answered(*texts, Output("number")), np.zeros(len(numbers)), METRICS[metric])
+
+    def floor(below: float, largest: float) -> float:
+        noise = compare_answers(scored(slice(40), below=below), scored(slice(40), 0.3, below=below))
+        return noise.floor(scored(slice(40, 120), largest=largest, below=below), METRICS[metric].aggregate)
+
+    usual = floor(0.0, 7.9)
+    assert 0 < usual < 0.03
+    assert floor(0.0, 8.1) < 2 * usual + 0.002
+    if metric in ("pearson", "spearman"):
+        assert floor(0.5, 7.9) < 2 * usual + 0.002

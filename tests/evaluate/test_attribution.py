@@ -16,8 +16,8 @@ from cotune.evaluate.attribution import Gain, attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS, repeated_gains
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
+from cotune.evaluate.words import gain_rows, group_of, shown_gains
 from cotune.evaluate.words import gains_sentence as sentence
-from cotune.evaluate.words import shown_gains
 from cotune.task.metrics.metric import Aggregate
 
 ACCURACY = {"seed_prompt": 0.4, "prompt_only": 0.5, "best_prompt": 0.45, "seed_tuned": 0.8, "best_tuned": 0.95}
@@ -341,3 +341,28 @@ def test_synergy_is_not_shown_where_the_seed_prompt_alone_was_tuned() -> None:
     both = {**arms, "prompt_only": other, "best_prompt": other}
     both["best_tuned"] = {**tuned, "prompt_id": "b", "adapter_id": "y", "candidate_id": "4"}
     assert {"synergy", "synergy_log_loss"} <= {*shown_gains({"arms": both, "gains": dict.fromkeys(names, gain)})}
+
+
+def test_a_prompt_that_is_not_the_winners_has_no_synergy_with_its_tuning() -> None:
+    """A warm start may ship the bundle that it began with, and then the best new prompt is the arm best_prompt."""
+    gain = {"value": 0.2, "p": 0.001, "ci": [0.1, 0.3]}
+    old = {"prompt_id": "old", "adapter_id": "x", "candidate_id": "1", "steps": 12}
+    arms = {name: {"prompt_id": name, "adapter_id": "base", "candidate_id": name} for name in ARMS}
+    tuned = {"prompt_id": "s", "adapter_id": "y", "candidate_id": "2", "steps": 9}
+    arms |= {"best_tuned": old, "previous": old, "seed_tuned": tuned}
+    summary = {"arms": arms, "gains": dict.fromkeys(("prompt_given_tuning", "both", "synergy", "synergy_log_loss"), gain)}
+    assert shown_gains(summary) == ["prompt_given_tuning", "both"]
+    assert [row[0] for row in gain_rows(summary)] == ["old bundle over seed tuned", "old bundle over seed prompt"]
+    assert group_of(arms, "best_prompt").meaning == "best new prompt, base model"
+    arms["best_prompt"]["prompt_id"] = "old"
+    assert "synergy" in shown_gains(summary)
+
+
+def test_a_gain_that_is_left_out_does_not_count_in_the_correction() -> None:
+    rng = np.random.default_rng(0)
+    arms = {
+        name: ArmScores((rng.random(80) < 0.5 + 0.1 * place).astype(float), candidate=name) for place, name in enumerate(ARMS)
+    }
+    whole, less = attribute(arms), attribute(arms, left_out=("synergy",))
+    assert "synergy" not in less.gains and less.gains["tuning"].p_single == whole.gains["tuning"].p_single
+    assert less.gains["tuning"].ci.width < whole.gains["tuning"].ci.width

@@ -87,3 +87,16 @@ def test_what_cannot_be_told_is_not_told() -> None:
     gap = np.random.default_rng(1).normal(0.5, 1, 60)
     assert probably_worse(gap) and not probably_worse(-gap)
     assert not probably_worse(gap, comparisons=10**6)
+
+
+def test_rows_that_belong_together_do_not_make_a_difference_look_sure() -> None:
+    """60 groups of equal rows, and two candidates that are equally good."""
+    rng, draws = np.random.default_rng(2), 400
+    units = np.repeat(np.arange(60), 5)
+    gaps = [np.repeat(rng.normal(size=60), 5) for _ in range(draws)]
+    wrong = [sum(probably_worse(gap, own, alpha=ALPHA) for gap in gaps) for own in (units, None)]
+    assert wrong[0] <= binom.ppf(0.995, draws, ALPHA) < wrong[1]
+    one = gaps[0][::5]
+    assert corrected_error(gaps[0], units) == pytest.approx(corrected_error(one))
+    # A difference that is there is still seen.
+    assert probably_worse(gaps[0] + 1.0, units) and corrected_error(gaps[0], np.zeros(300)) == math.inf

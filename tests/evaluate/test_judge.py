@@ -155,3 +155,20 @@ def test_agreement_has_intervals_that_hold_the_value() -> None:
 def test_what_a_judge_thinks_aloud_is_no_grade() -> None:
     assert grade_in('<think>{"score": X} or {"score": 0}?</think> {"score": 1}') == 1.0
     assert grade_in('<think>{"score": 1}') is None
+
+
+@pytest.mark.parametrize("rows", [10, 20])
+def test_the_interval_of_an_agreement_holds_the_true_value(rows: int) -> None:
+    """Right and wrong by two graders whose leanings correlate by 0.9, so that their grades do by 0.71."""
+    rng, held = np.random.default_rng(rows), []
+    for draw in range(120):
+        leanings = rng.multivariate_normal([0, 0], [[1, 0.9], [0.9, 1]], size=rows)
+        found = agreement(*(leanings > 0).astype(float).T.tolist(), seed=draw)
+        if found.correlation_ci is not None:
+            held.append(found.correlation_ci[0] <= 0.713 <= found.correlation_ci[1])
+    assert np.mean(held) >= 0.9
+
+
+def test_perfect_agreement_on_few_rows_is_not_certain() -> None:
+    low, high = agreement([0.0, 1.0] * 5, [0.0, 1.0] * 5).correlation_ci or (0.0, 0.0)
+    assert 0.3 < low < 0.6 and high == 1.0

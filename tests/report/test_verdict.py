@@ -559,6 +559,9 @@ def test_more_rows_are_advised_by_the_prompts_own_gain() -> None:
     assert "the interval of its gain is 30 points wide" in (more_rows(summary) or "")
     summary["gains"] |= {"prompt": clear, "prompt_given_tuning": wide}
     assert more_rows(summary) is None
+    # The winner is the tuned seed prompt: what is wide is the gain of its tuning.
+    same = gain(0.0, 0.0, 0.0, 1.0, identical=True)
+    assert more_rows({"gains": {"prompt_given_tuning": same, "both": wide}, "n": {"test": 120}}) is None
 
 
 def test_a_run_with_one_arm_has_no_table_of_gains() -> None:

@@ -163,6 +163,8 @@ class Tryouts:
         best, _ = self._judged(self._winner.prompt, adapter, rule, self._winner.own if rule is not None else None)
         mine, truncated = self._judged(prompt, adapter, None, None)
         difference, interval, p = self._difference(best, mine)
+        # A metric of likelihood needs no answers, and then nothing was answered in one way or the other.
+        answered = bool(mine.answers and best.answers)
         flips = [
             {
                 "input": " | ".join(row.fields.values()),
@@ -172,7 +174,7 @@ class Tryouts:
                 "right": bool(mine.correct[i]),
             }
             for i, row in enumerate(self._dev)
-            if mine.correct[i] != best.correct[i]
+            if answered and mine.correct[i] != best.correct[i]
         ]
         return Comparison(
             "base" if adapter == BASE else "tuned",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from cotune.cycle.budget.budget import Budget, parse_budget
 from cotune.cycle.budget.reserve import check_time, check_tokens
 from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
+from cotune.cycle.kept import read_config, with_spelling_of
 from cotune.cycle.policies import check_probes
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
 from cotune.cycle.warm_start import adopt, open_start, start_task
+from cotune.errors import BudgetError
 from cotune.files import content_hash
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
@@ -74,6 +77,10 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
     budget, new = parse_budget(config.budget), not (out / CONFIG).is_file()
     if new:
         check_time(budget)
+    else:
+        # What cannot be read is told when the folder is opened.
+        with suppress(OSError, ValueError, BudgetError):
+            config = with_spelling_of(read_config(out / CONFIG)[0], config)
     start = open_start(config)
     config = adopt(config, start)
     backend = backend_of(config)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cotune.config import RunConfig
+from cotune.cycle.budget.budget import parse_budget
 from cotune.errors import InputError
 from cotune.files import inside, known_json, load_json
 from cotune.model.loading.folder import model_fingerprint
@@ -31,6 +32,13 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     if not isinstance(stored, dict) or not isinstance(identity := stored.get("identity"), dict) or "config" not in stored:
         raise ValueError("it has no config and identity")
     return _validated(stored["config"]), identity
+
+
+def with_spelling_of(before: RunConfig, config: RunConfig) -> RunConfig:
+    """``config`` with the budget as ``before`` spells it, if both are the same amount, as ``60s`` and ``1m`` are."""
+    if parse_budget(before.budget) != parse_budget(config.budget):
+        return config
+    return config.model_copy(update={"budget": before.budget})
 
 
 def _validated(values: Any) -> RunConfig:

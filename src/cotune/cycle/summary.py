@@ -44,7 +44,11 @@ def attribution_of(
     if not context.can.tune:
         # Without tuning, all gains except the prompt's compare equal arms or repeat a comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
-    gains = attribute(arms, metric=context.task.measure.aggregate or "mean", groups=one.groups, seed=context.seed)
+    # An earlier bundle that ships has a prompt of its own, whose frozen arm is not scored.
+    winner, other = results["best_tuned"].candidate, results["best_prompt"].candidate
+    left_out = () if winner.prompt.id == other.prompt.id else ("synergy",)
+    aggregate = context.task.measure.aggregate
+    gains = attribute(arms, metric=aggregate or "mean", groups=one.groups, seed=context.seed, left_out=left_out)
     if not context.can.tune:
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:

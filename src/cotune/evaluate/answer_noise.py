@@ -64,7 +64,9 @@ class AnswerNoise:
         for draw, count in enumerate(rng.binomial(judged.n, len(changes) / self.n, size=draws)):
             signs = rng.choice((-1.0, 1.0), size=(count, 1))
             moved[draw] = (signs * changes[rng.integers(0, len(changes), size=count)]).sum(axis=0)
-        scores = score(np.maximum(sums + moved, 0.0))
+        # Changes that add up to less than no row; sums that are no counts may be below 0.
+        changed = sums + moved if aggregate is not None and aggregate.signed else np.maximum(sums + moved, 0.0)
+        scores = score(changed)
         return float(np.quantile(np.abs(scores - score(sums[None])), 0.95))
 
 

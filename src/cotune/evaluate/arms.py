@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.frozen_arms import Pair
-from cotune.evaluate.stats.resampling import Floats, Statistic, weighted_mean
+from cotune.evaluate.stats.resampling import Floats, OfSums, weighted_mean
 from cotune.task.metrics.metric import Aggregate
 
 Metric = Literal["mean"] | Aggregate
@@ -59,7 +59,7 @@ class ArmsMetric:
         """Whether the metric is the share of right rows."""
         return self.metric == "mean" and bool(np.all((self.scores == 0) | (self.scores == 1)))
 
-    def statistic(self) -> Statistic:
+    def statistic(self) -> OfSums:
         """The arms' metrics as a statistic of resampling weights; values of shape (draws, arms)."""
         if self.metric == "mean":
             return weighted_mean(self.scores)
@@ -90,10 +90,7 @@ class ArmsMetric:
         return total
 
 
-def aggregate_statistic(metric: Aggregate, counts: Sequence[Floats]) -> Statistic:
+def aggregate_statistic(metric: Aggregate, counts: Sequence[Floats]) -> OfSums:
     """An aggregate as a statistic of resampling weights, with one column per arm."""
-
-    def statistic(weights: Floats) -> Floats:
-        return np.stack([metric.score(weights @ table) for table in counts], axis=-1)
-
-    return statistic
+    arms = len(counts)
+    return OfSums(np.hstack(counts), lambda sums: np.asarray(metric.score(sums.reshape(len(sums), arms, -1))))

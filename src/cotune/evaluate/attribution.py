@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from cotune.evaluate.stats.paired import (
     paired_intervals,
     sign_flip_test,
 )
-from cotune.evaluate.stats.resampling import Floats, LimitsAt, group_index
+from cotune.evaluate.stats.resampling import Floats, LimitsAt, OfSums, group_index
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
 _PERMUTATIONS = 10_000
@@ -109,6 +109,7 @@ def attribute(
     seed: int = 0,
     draws: int = DRAWS,
     permutations: int = _PERMUTATIONS,
+    left_out: Collection[str] = (),
 ) -> Attribution:
     """Compute the gains between the five arms, and over the arm ``previous`` if there is one, paired by row.
 
@@ -123,6 +124,7 @@ def attribute(
     Args:
         arms: the arms of :data:`ARMS` by name, on the same rows in the same order.
         groups: group id of each row, if rows depend on each other.
+        left_out: names of gains that are not asked for, so that they do not count in the correction either.
 
     Raises:
         ValueError: an arm is missing, or rows do not fit.
@@ -138,15 +140,17 @@ def attribute(
     sampling = _Sampling(groups, seed, draws, permutations)
     same = {name: arm.candidate or name for name, arm in chosen.items()}
     table = ArmsMetric(chosen, metric)
-    compared = _compared(table, same, sampling, of_scores=True)
+    wanted = {name: pairs for name, pairs in (EVERY_GAIN if PREVIOUS in chosen else GAINS).items() if name not in left_out}
+    compared = _compared(table, same, wanted, sampling, of_scores=True)
     losses: dict[str, _Compared | None] = {}
     if all(arm.log_loss is not None for arm in five.values()):
         negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in five.items()}
-        losses = _compared(ArmsMetric(negative, "mean"), same, sampling)
-    together = {**compared, **({"synergy_log_loss": losses["synergy"]} if losses else {})}
+        of_five = {name: pairs for name, pairs in wanted.items() if name in GAINS}
+        losses = _compared(ArmsMetric(negative, "mean"), same, of_five, sampling)
+    together = {**compared, **({"synergy_log_loss": losses["synergy"]} if "synergy" in losses else {})}
     gains = _corrected(together, same)
-    if not losses:
-        return Attribution(table.rows, gains, {})
+    if "synergy_log_loss" not in gains:
+        return Attribution(table.rows, gains, _corrected(losses, same))
     synergy = gains.pop("synergy_log_loss")
     return Attribution(table.rows, gains, {**_corrected(losses, same), "synergy": synergy})
 
@@ -173,13 +177,17 @@ class _Compared:
 
 
 def _compared(
-    table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling, *, of_scores: bool = False
+    table: ArmsMetric,
+    same: Mapping[str, str],
+    wanted: Mapping[str, tuple[Pair, ...]],
+    sampling: _Sampling,
+    *,
+    of_scores: bool = False,
 ) -> dict[str, _Compared | None]:
-    """Each gain by name; None if the same candidate is on both sides.
+    """Each wanted gain by name; None if the same candidate is on both sides.
 
     Limits of gains ``of_scores``, which are from 0 to 1, stay within what is possible.
     """
-    wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
     coefficients = np.zeros((len(table.names), len(wanted)))
     for column, pairs in enumerate(wanted.values()):
         for first, second in pairs:
@@ -187,9 +195,7 @@ def _compared(
             coefficients[table.names.index(second), column] -= 1
     scores = table.statistic()
 
-    def differences(weights: Floats) -> Floats:
-        return np.asarray(scores(weights) @ coefficients, dtype=np.float64)
-
+    differences = OfSums(scores.table, lambda sums: scores.of(sums) @ coefficients)
     differs = np.stack([table.differs(pairs) for pairs in wanted.values()], axis=1)
     compared = {name: reduced(pairs, same) for name, pairs in wanted.items()}
     of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in compared.values()])

@@ -56,10 +56,15 @@ def only_winner_tuned(arms: Mapping[str, Any]) -> bool:
 
     Then ``tuning`` compares the seed prompt with itself, and ``synergy`` is what tuning gains with the winner's prompt.
     """
-    old, best = (fields(arms.get(name)) for name in (PREVIOUS, "best_tuned"))
-    if old and all(old.get(part) == best.get(part) for part in ("prompt_id", "adapter_id")):
+    if previous_ships(arms):
         return False
     return "seed_tuned" in arms and is_frozen(arms, "seed_tuned") and not is_frozen(arms, "best_tuned")
+
+
+def previous_ships(arms: Mapping[str, Any]) -> bool:
+    """Whether the winner of a warm start is the bundle that it started from."""
+    old, best = (fields(arms.get(name)) for name in (PREVIOUS, "best_tuned"))
+    return bool(old) and all(old.get(part) == best.get(part) for part in ("prompt_id", "adapter_id"))
 
 
 def same_arms(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:

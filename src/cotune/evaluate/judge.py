@@ -15,10 +15,12 @@ from cotune.endpoint.chat import CHAT
 from cotune.endpoint.refusals import too_many_refused
 from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
 from cotune.errors import counted
-from cotune.evaluate.stats.intervals import mean_interval
+from cotune.evaluate.stats.intervals import LEVEL, mean_interval, wilson
+from cotune.evaluate.stats.resampling import OfSums, resample
 from cotune.files import content_hash, decode_json
 from cotune.model.base import Progress
 from cotune.model.remote.label_answers import spoken
+from cotune.task.metrics.number import moments, signed_correlation
 
 Floats = NDArray[np.float64]
 
@@ -252,7 +254,11 @@ class Agreement:
 
 
 def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 0) -> Agreement:
-    """Compare grades of the same rows; the interval of the correlation is a percentile bootstrap over rows (Efron 1979).
+    """Compare grades of the same rows.
+
+    The interval of the correlation has the wider ends of a BCa bootstrap over rows and of a jackknife t interval. If the
+    correlation is 1, nothing varies, and the lower end is that of right and wrong, each for half of the rows, with as many
+    differences as Wilson's interval allows.
 
     Raises:
         ValueError: lengths differ, or there are fewer than three rows.
@@ -260,25 +266,19 @@ def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 
     mine, theirs = np.asarray(judged, dtype=np.float64), np.asarray(by_hand, dtype=np.float64)
     if len(mine) != len(theirs) or len(mine) < 3:
         raise ValueError("grades of at least three common rows are needed")
-    rows = np.random.default_rng(seed).integers(0, len(mine), size=(_DRAWS, len(mine)))
     gaps = np.abs(mine - theirs)
     near = mean_interval(gaps, seed=seed)
-    whole = _correlations(mine[None], theirs[None])
-    drawn = _correlations(mine[rows], theirs[rows])
-    ends = np.percentile(drawn, (2.5, 97.5)) if len(whole) and len(drawn) else None
-    return Agreement(
-        len(mine),
-        float(whole[0]) if len(whole) else None,
-        None if ends is None else (float(ends[0]), float(ends[1])),
-        float(gaps.mean()),
-        (near.low, near.high),
-    )
+    varies = bool(np.ptp(mine) and np.ptp(theirs))
+    correlation, ends = _correlation(mine, theirs, seed) if varies else (None, None)
+    return Agreement(len(mine), correlation, ends, float(gaps.mean()), (near.low, near.high))
 
 
-def _correlations(first: Floats, second: Floats) -> Floats:
-    """Correlation of each pair of rows; pairs with a constant row are left out."""
-    a, b = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
-    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    spread = scale > 1e-12
-    correlations: Floats = (a * b).sum(axis=1)[spread] / scale[spread]
-    return correlations
+def _correlation(mine: Floats, theirs: Floats, seed: int) -> tuple[float, tuple[float, float]]:
+    table = moments(mine - mine.mean(), theirs - theirs.mean())
+    statistic = OfSums(table, lambda sums: signed_correlation(sums)[:, None])
+    estimate, limits = resample(statistic, len(mine), seed=seed, draws=_DRAWS, widened=True)
+    low, high = (float(np.clip(end[0], -1.0, 1.0)) for end in limits(LEVEL))
+    if high - low < 1e-9:
+        low = 1 - 2 * wilson(0, len(mine)).high if low > 0 else low
+        high = 2 * wilson(0, len(mine)).high - 1 if high < 0 else high
+    return float(estimate[0]), (low, high)

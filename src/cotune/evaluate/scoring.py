@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,8 +120,11 @@ def score_interval(
         answers = wrong_instead(evaluation.answers, references, output.labels)
         return dirichlet_f1(references, answers, average=AVERAGES[metric.name], seed=seed, groups=groups)
     assert evaluation.counts is not None
-    statistic = aggregate_statistic(metric.aggregate, [evaluation.counts])
-    return aggregate_interval(statistic, evaluation.values, groups=groups, seed=seed)
+    aggregate = metric.aggregate
+    whole = aggregate if aggregate.signed is None else replace(aggregate, score=aggregate.signed)
+    statistic = aggregate_statistic(whole, [evaluation.counts])
+    signed = aggregate.signed is not None
+    return aggregate_interval(statistic, evaluation.values, groups=groups, seed=seed, signed=signed)
 
 
 def finite(value: float, digits: int = 6) -> float | None:

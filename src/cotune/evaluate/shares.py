@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cotune.evaluate.stats.f1_posterior import confusion_counts
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, proportion_interval
-from cotune.evaluate.stats.resampling import Statistic
+from cotune.evaluate.stats.resampling import OfSums
 from cotune.task.answered import Answered
 from cotune.task.metrics.json_fields import counts_by_field, fields_of
 from cotune.task.metrics.label import label_counts
@@ -81,11 +81,8 @@ def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, se
     return Share(float(part.sum() / whole.sum()), interval)
 
 
-def _ratio(part: Floats, whole: Floats) -> Statistic:
-    def statistic(weights: Floats) -> Floats:
-        return np.asarray((weights @ part) / np.maximum(weights @ whole, 1e-12))[:, None]
-
-    return statistic
+def _ratio(part: Floats, whole: Floats) -> OfSums:
+    return OfSums(np.stack([part, whole], axis=1), lambda sums: sums[:, :1] / np.maximum(sums[:, 1:], 1e-12))
 
 
 def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None = None) -> list[PartScores]:

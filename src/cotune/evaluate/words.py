@@ -11,7 +11,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotune.errors import counted
-from cotune.evaluate.frozen_arms import ALPHA, EVERY_ARM, PREVIOUS, is_frozen, only_winner_tuned, repeated_gains, same_arms
+from cotune.evaluate.frozen_arms import (
+    ALPHA,
+    EVERY_ARM,
+    PREVIOUS,
+    is_frozen,
+    only_winner_tuned,
+    previous_ships,
+    repeated_gains,
+    same_arms,
+)
 from cotune.plain import between, decimal, fields, harmless, interval_text, items, number, one_line
 
 if TYPE_CHECKING:
@@ -156,6 +165,9 @@ def _group(arms: Mapping[str, Any], names: tuple[str, ...]) -> ArmGroup:
     frozen = all(is_frozen(arms, name) for name in names)
     lead = next(name for name in (*_LEADING, *names) if name in names and is_frozen(arms, name) == frozen)
     title, meaning = arm_name(lead), _ARMS.get(lead, ("", ""))[1]
+    if lead == "best_prompt" and previous_ships(arms):
+        # The winner, the earlier bundle, has a prompt of its own.
+        meaning = "best new prompt, base model"
     group = ArmGroup(names, _FROZEN_NAMES.get(lead, title) if frozen else title, meaning, frozen)
     return replace(group, meaning=f"{meaning.replace('tuned model', 'base model')}: not tuned") if group.untuned else group
 
@@ -283,6 +295,11 @@ _SEED_FROZEN = {
     ),
 }
 """If the winner was tuned and the seed prompt was not."""
+_PREVIOUS_SHIPS = {
+    LEADING: GainWords("old bundle over seed tuned", "old bundle - seed tuned", _GAINS[LEADING].sentence, _GAINS[LEADING].same),
+    "both": GainWords("old bundle over seed prompt", "old bundle - seed prompt", _GAINS["both"].sentence, _GAINS["both"].same),
+}
+"""If the bundle that a warm start began with is the winner."""
 # In a warm start the winner need not have a searched prompt.
 _WARM_START = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 
@@ -299,7 +316,11 @@ def gain_words(summary: Mapping[str, Any]) -> dict[str, GainWords]:
     arms = fields(summary.get("arms"))
     if "best_tuned" in arms and is_frozen(arms, "best_tuned"):
         return _gain_words(winner_frozen=True, seed_frozen="seed_tuned" in arms and is_frozen(arms, "seed_tuned"))
-    return _gain_words(winner_frozen=False, seed_frozen=only_winner_tuned(arms))
+    words = _gain_words(winner_frozen=False, seed_frozen=only_winner_tuned(arms))
+    if not previous_ships(arms):
+        return words
+    seed_frozen = "seed_tuned" in arms and is_frozen(arms, "seed_tuned")
+    return {**words, **_PREVIOUS_SHIPS, **({LEADING: _PREVIOUS_SHIPS["both"]} if seed_frozen else {})}
 
 
 def frozen_first(summary: Mapping[str, Any]) -> bool:
@@ -334,6 +355,9 @@ def shown_gains(summary: Mapping[str, Any]) -> list[str]:
     """Names of the gains in order of display, without those that repeat another or that could not be measured."""
     gains, arms = gains_of(summary), fields(summary.get("arms"))
     left_out = {*_repeated(summary)}
+    if previous_ships(arms) and len({fields(arms.get(name)).get("prompt_id") for name in ("best_prompt", "best_tuned")}) > 1:
+        # Tuning and a prompt that is not the winner's do not add up.
+        left_out |= {"synergy", "synergy_log_loss"}
     if only_winner_tuned(arms):
         left_out |= {"tuning"}
     elif "seed_tuned" in arms and is_frozen(arms, "seed_tuned"):

@@ -149,11 +149,10 @@ def can_fit(prompt: Prompt, rows: Sequence[Example]) -> bool:
     return len({row.output for row in usable}) > 1 and count_units(usable) > 1
 
 
-def difference(first: PromptFit, second: PromptFit) -> Floats:
-    """Log-loss of ``first`` minus that of ``second``, row by row, on the rows that both were fitted on."""
+def difference(first: PromptFit, second: PromptFit) -> tuple[Floats, NDArray[np.str_] | None]:
+    """Log-loss of ``first`` minus that of ``second`` on each row that both were fitted on, and the fold units of these rows."""
     _, mine, other = np.intersect1d(first.places, second.places, return_indices=True)
-    found: Floats = first.losses[mine] - second.losses[other]
-    return found
+    return first.losses[mine] - second.losses[other], fold_units([first.rows[place] for place in mine.tolist()])
 
 
 def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:

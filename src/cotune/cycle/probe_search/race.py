@@ -381,7 +381,7 @@ class ProbeRace:
             name
             for name in self._active
             if name not in spared
-            and probably_worse(difference(fits[name], fits[self._leader]), alpha=HEURISTICS.alpha, comparisons=comparisons)
+            and probably_worse(*difference(fits[name], fits[self._leader]), alpha=HEURISTICS.alpha, comparisons=comparisons)
         ]
         result.dropped += [name for name in losers if name not in result.dropped]
         self._active = [name for name in self._active if name not in losers]

@@ -197,7 +197,12 @@ class LabelSearch:
         tried = {e.fit.prompt.id for e in self.evidence if e.tuned or not self.epochs}
         best = self.best_frozen
         fits = sorted((fit for fit in self.fits.values() if fit.prompt.id not in tried), key=lambda fit: fit.mean)
-        return (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
+
+        def near(fit: PromptFit) -> bool:
+            gap, units = difference(fit, best)
+            return bool(gap.mean() <= 2 * corrected_error(gap, units))
+
+        return (fit for fit in fits if fit is best or near(fit))
 
     @property
     def parents(self) -> list[Prompt]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.folder import is_barely_begun
-from cotune.cycle.kept import read_config
+from cotune.cycle.kept import read_config, with_spelling_of
 from cotune.cycle.runs.listing import is_locked
 from cotune.run_files import CONFIG, SUMMARY
 
@@ -35,7 +35,7 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
     for number in range(2, _MOST):
         place = (folder if folder.name else folder.absolute()).with_name(f"{name}-{number}")
         known = _config(place)
-        if place.exists() if known is None else known.differences(config):
+        if place.exists() if known is None else known.differences(with_spelling_of(known, config)):
             continue
         state = "holds a finished run" if ended else "holds a run that is planned"
         goes = "resumes" if known is not None else "runs"

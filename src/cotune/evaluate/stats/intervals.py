@@ -17,6 +17,7 @@ from cotune.evaluate.stats.resampling import (
     group_index,
     influence_values,
     resample,
+    several_units,
     weighted_mean,
 )
 
@@ -135,6 +136,7 @@ def aggregate_interval(
     seed: int,
     groups: npt.ArrayLike | None = None,
     draws: int = DRAWS,
+    signed: bool = False,
 ) -> Interval:
     """Reported 95% interval of a score that is not a mean of rows, such as micro F1: the BCa bootstrap of rows.
 
@@ -142,24 +144,35 @@ def aggregate_interval(
     that score. With few groups the score is treated as a share of effective rows, whose number comes from its influence values;
     with more, the wider ends of the bootstrap of groups and of a t interval are taken.
 
+    A score that is cut at 0, such as R², is resampled before it is cut: else a score of 0, which may be one of 0.1 that drew
+    unlucky rows, would look as sure as no right row at all. It always has the wider ends.
+
     Args:
-        statistic: the score as a statistic of resampling weights, one column, from 0 to 1.
+        statistic: the score as a statistic of resampling weights, one column, from 0 to 1, or below 0 if ``signed``.
         values: score of each row, from 0 to 1, shape (rows,).
         groups: group id of each row; if given, whole groups are drawn.
+        signed: whether the statistic is the score before it is cut at 0.
     """
     scores = _checked(values)
     estimate = float(evaluate_over(statistic, iter([np.ones((1, len(scores)))]))[0, 0])
-    if estimate in (0.0, 1.0):
+    if signed and estimate < 1.0 and several_units(len(scores), groups):
+        found = _resampled(statistic, len(scores), seed, groups, draws, widened=True)
+        # Without width no resample differs, as for the correlation of constant answers.
+        if found.width > 0:
+            return found.within(0.0, 1.0)
+    if signed or estimate in (0.0, 1.0):
         # Not the rows' own values: precision can be 1 although every row lacks something.
-        return proportion_interval(np.full(len(scores), estimate), groups=groups)
+        return proportion_interval(np.full(len(scores), max(estimate, 0.0)), groups=groups)
     if groups is not None and _few(groups):
         low, high = few_groups_limits(statistic, scores[None], groups)
         return Interval(float(low[0]), float(high[0]))
     return _resampled(statistic, len(scores), seed, groups, draws).within(0.0, 1.0)
 
 
-def _resampled(statistic: Statistic, rows: int, seed: int, groups: npt.ArrayLike | None, draws: int) -> Interval:
-    _, limits = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=groups is not None)
+def _resampled(
+    statistic: Statistic, rows: int, seed: int, groups: npt.ArrayLike | None, draws: int, *, widened: bool = False
+) -> Interval:
+    _, limits = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened or groups is not None)
     low, high = limits(LEVEL)
     return Interval(float(low[0]), float(high[0]))
 
@@ -167,14 +180,21 @@ def _resampled(statistic: Statistic, rows: int, seed: int, groups: npt.ArrayLike
 def few_groups_limits(statistic: Statistic, values: Floats, groups: npt.ArrayLike) -> tuple[Floats, Floats]:
     """Wilson's 95% limits of a score that is not a mean of rows, on effective rows computed from its influence values.
 
+    Wilson's limits suppose the variance of right and wrong rows. A ratio of sums whose rows hold unequal numbers of values may
+    vary more; it counts as that many fewer rows.
+
     Args:
         statistic: scores of several samples of the same rows, one column each.
         values: score of each row, from 0 to 1, shape (samples, rows).
     """
     rows = values.shape[-1]
     kinds = np.stack([values, 1 - values], axis=-1)
-    effective = effective_rows(influence_values(statistic, rows).T, groups, kinds, level=LEVEL)
-    return wilson_limits(np.clip(evaluate_over(statistic, iter([np.ones((1, rows))]))[0], 0.0, 1.0), effective, LEVEL)
+    influence = influence_values(statistic, rows).T
+    effective = effective_rows(influence, groups, kinds, level=LEVEL)
+    shares = np.clip(evaluate_over(statistic, iter([np.ones((1, rows))]))[0], 0.0, 1.0)
+    variance, of_rows = (influence**2).mean(axis=-1), shares * (1 - shares)
+    fewer = np.where((of_rows > 0) & (variance > of_rows), of_rows / np.where(variance > 0, variance, 1.0), 1.0)
+    return wilson_limits(shares, effective * fewer, LEVEL)
 
 
 def _few(groups: npt.ArrayLike | None) -> bool:

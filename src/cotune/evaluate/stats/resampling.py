@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,35 @@ Statistic = Callable[[Floats], Floats]
 """Maps weights (how often each resample holds each row), shape (draws, rows), to values, shape (draws, statistics)."""
 LimitsAt = Callable[[float], tuple[Floats, Floats]]
 """Maps a level such as 0.95 to lower and upper limits, each of shape (statistics,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class OfSums:
+    """A statistic of sums over rows, such as a mean or an F1.
+
+    With each unit left out it is computed from the sums less that unit's, in linear time; as a :data:`Statistic` of weights it
+    would take all other units each time.
+
+    Attributes:
+        table: what is summed, shape (rows, columns).
+        of: maps sums, shape (samples, columns), to values, shape (samples, statistics).
+    """
+
+    table: Floats
+    of: Callable[[Floats], Floats]
+
+    def __call__(self, weights: Floats) -> Floats:
+        return self.of(weights @ self.table)
+
+    def without_each(self, groups: npt.ArrayLike | None) -> Floats:
+        """The values without each row, or each group, in turn; shape (units, statistics)."""
+        parts = self.table
+        if groups is not None:
+            index = group_index(groups)
+            parts = np.zeros((int(index.max()) + 1, self.table.shape[1]))
+            np.add.at(parts, index, self.table)
+        return self.of(self.table.sum(axis=0) - parts)
+
 
 _CELLS_AT_ONCE = 4_000_000
 _FEW_UNITS = 20
@@ -59,15 +89,18 @@ def evaluate_over(statistic: Statistic, weights: Iterator[Floats]) -> Floats:
     return np.concatenate([np.asarray(statistic(chunk)).reshape(len(chunk), -1) for chunk in weights])
 
 
-def weighted_mean(values: npt.ArrayLike) -> Statistic:
+def without_each(statistic: Statistic, rows: int, groups: npt.ArrayLike | None = None) -> Floats:
+    """The jackknife: a statistic with each row, or each group, left out; shape (units, statistics)."""
+    if isinstance(statistic, OfSums):
+        return statistic.without_each(groups)
+    return evaluate_over(statistic, leave_one_out_weights(rows, groups))
+
+
+def weighted_mean(values: npt.ArrayLike) -> OfSums:
     """The mean as a statistic of resampling weights; values are (rows,) or (rows, columns)."""
     columns = np.asarray(values, dtype=np.float64)
     columns = columns.reshape(len(columns), -1)
-
-    def statistic(weights: Floats) -> Floats:
-        return np.asarray((weights @ columns) / weights.sum(axis=1, keepdims=True), dtype=np.float64)
-
-    return statistic
+    return OfSums(np.column_stack([columns, np.ones(len(columns))]), lambda sums: sums[:, :-1] / sums[:, -1:])
 
 
 def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:
@@ -125,7 +158,7 @@ def resample(
     if not several_units(rows, groups):
         return estimate, lambda level: (np.full(np.shape(estimate), -np.inf), np.full(np.shape(estimate), np.inf))
     replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
-    jackknife = evaluate_over(statistic, leave_one_out_weights(rows, groups))
+    jackknife = without_each(statistic, rows, groups)
 
     def limits(level: float) -> tuple[Floats, Floats]:
         low, high = bca_limits(estimate, replicates, jackknife, level)
@@ -163,7 +196,7 @@ def influence_values(statistic: Statistic, rows: int) -> Floats:
 
     They are computed by the jackknife; for a mean they are the values minus their mean.
     """
-    without = evaluate_over(statistic, leave_one_out_weights(rows))
+    without = without_each(statistic, rows)
     return np.asarray((rows - 1) * (without.mean(axis=0) - without), dtype=np.float64)
 
 

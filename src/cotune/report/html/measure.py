@@ -109,7 +109,8 @@ class HeldOutScore(DevMeasure):
 
     def __init__(self, metric: str, groups: Sequence[int] = ()) -> None:
         super().__init__(metric, groups)
-        words = metric_words(metric)
+        # The metric may be named by a file, or by a journal from elsewhere; sections take these words as trusted markup.
+        words = esc(metric_words(metric))
         self.name = f"held-out {words}"
         self.levels = f"{capitalised(words)} in percent on labelled rows that the probe’s fit had not seen."
         self.steps = (

@@ -26,6 +26,11 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [float(f"{k * step:.15g}") for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def percent_ticks(span: Point, count: int = 5) -> list[tuple[float, str]]:
+    """Ticks in percent, none above 100: a margin reaches beyond the best score, and no score does."""
+    return [(tick, f"{100 * tick:g}") for tick in nice_ticks(*span, count) if tick <= 1.0]
+
+
 def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) -> tuple[float, float]:
     """A range around the values with a margin, at least ``least`` wide; 0 to 1 without values."""
     finite = [v for v in values if math.isfinite(v)]
@@ -158,7 +163,7 @@ def difference_row(who: str, what: str, gain: Mapping[str, Any], span: Point, re
 
 def strips(rows: Iterable[str], span: Point, *, signed: bool = False) -> str:
     """Rows from :func:`strip_row` above a common axis, in percent or, if ``signed``, in percentage points."""
-    ticks = [(t, _signed_tick(t) if signed else f"{100 * t:g}") for t in nice_ticks(*span, 4)]
+    ticks = [(t, _signed_tick(t)) for t in nice_ticks(*span, 4)] if signed else percent_ticks(span, 4)
     axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
     return f'<div class="strips">{"".join(rows)}{axis}</div>'
 

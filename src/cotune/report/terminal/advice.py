@@ -151,10 +151,9 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     """
     alone = only_winner_tuned(fields(summary.get("arms")))
     gain = fields(fields(summary.get("gains")).get("prompt" if alone else "prompt_given_tuning"))
-    if gain.get("identical"):
-        gain = fields(fields(summary.get("gains")).get("both"))
     ends, p = ends_of(gain.get("ci")), number(gain.get("p"))
-    if ends is None or ends[1] - ends[0] < _WIDE or (p is not None and p < ALPHA):
+    # The same prompt on both sides says nothing about another one, however many rows there are.
+    if gain.get("identical") or ends is None or ends[1] - ends[0] < _WIDE or (p is not None and p < ALPHA):
         return None
     test = number(fields(summary.get("n")).get("test"))
     rows = f"more than {test:.0f}" if test else "more"

@@ -74,7 +74,7 @@ class Story:
     _judged: list[float] = field(default_factory=list)
     _deepest: int = 0
     _prompts: dict[str, tuple[str, str]] = field(default_factory=dict)
-    _frozen: set[tuple[object, object, int, float | None]] = field(default_factory=set)
+    _frozen: set[tuple[str, str, int, float | None]] = field(default_factory=set)
     _arms: dict[str, Any] = field(default_factory=dict)
     _tested: set[str] = field(default_factory=set)
     _tried: bool = False
@@ -366,7 +366,7 @@ def _probed(story: Story, value: Value) -> list[Line]:
     held = f"held-out {measured(value)}" + ("" if rows is None else f" on {counted(int(rows), 'labelled row')}")
     name = story.prompt(value.get("prompt_id"), 48)
     if frozen:
-        key = (value.get("prompt_id"), value.get("adapter_id"), story.cycle, rows)
+        key = (str(value.get("prompt_id")), str(value.get("adapter_id")), story.cycle, rows)
         if key in story._frozen:
             # The same probe fitted with further rows, such as names of labels, and judged on the same ones: the next event
             # compares the two.

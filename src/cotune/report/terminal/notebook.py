@@ -82,7 +82,8 @@ def _flipped(comparison: Comparison) -> str:
     shown = comparison.flipped[:_MOST_FLIPPED]
     rows = [[one_line(row["input"], 90), *(one_line(row[key], 60) for key in ("gold", "mine", "winner"))] for row in shown]
     cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
-    title = f"{counted(len(comparison.flipped), 'row')} answered differently under the {comparison.weights} weights{cut}"
+    flip = f"{counted(len(comparison.flipped), 'row')} flip{'s' if len(comparison.flipped) == 1 else ''}"
+    title = f"{flip} between right and wrong under the {comparison.weights} weights{cut}"
     return _folded(title, _table("", ["row", "right answer", "yours", "winner"], rows))
 
 

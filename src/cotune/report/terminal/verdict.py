@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.evaluate.words import arm_groups, capitalised, gains_note, has_gains, metric_words, robustness_sentences
+from cotune.evaluate.words import (
+    arm_groups,
+    capitalised,
+    frozen_first,
+    gains_note,
+    has_gains,
+    metric_words,
+    robustness_sentences,
+)
 from cotune.plain import between, decimal, fields, harmless, items, number, one_line, sentences, shipped
 from cotune.prompt.prompt import held_rows
 from cotune.report.terminal.advice import bundle_path, next_steps, parted
@@ -184,13 +192,14 @@ def _selection(summary: Mapping[str, Any]) -> str:
     dev, test, optimism = (number(chosen.get(key)) for key in ("dev", "test", "optimism"))
     if dev is None and test is None:
         return ""
-    probed = any(arm.get("readout") == "probe" for arm in map(fields, fields(summary.get("arms")).values()))
-    where = "by a fit that had not seen them" if probed else "where it was chosen"
+    where = "by a fit that had not seen them" if frozen_first(summary) else "where it was chosen"
     ends, rows = interval_of(arm), number(arm.get("n"))
     on = "the sealed test" if rows is None else counted(int(rows), "sealed test row")
     interval = f" (95% interval {between(ends)})" if ends else ""
     metric = metric_words(summary.get("metric"))
-    text = f"{capitalised(metric)} {decimal(test)} on {on}{interval}: nothing was learnt from or chosen on them. "
+    # The earlier run, whose bundle a warm start begins with, may have learnt from them.
+    here = " in this run" if summary.get("previous") else ""
+    text = f"{capitalised(metric)} {decimal(test)} on {on}{interval}: nothing was learnt from or chosen on them{here}. "
     judged = number(fields(summary.get("n")).get("dev"))
     text += f"The winner scored {decimal(dev)} on {'dev' if judged is None else counted(int(judged), 'dev row')}, {where}"
     if optimism is None:

@@ -32,10 +32,13 @@ class Aggregate:
     Attributes:
         counts: function to ``[rows, columns]`` counts; the columns depend only on the right answers and the output.
         score: function from ``[..., columns]`` sums to ``[...]`` scores.
+        signed: the score before it is cut at 0, from which an interval is resampled; None if no score is cut, because sums are
+            counts.
     """
 
     counts: Callable[[Answered], Floats]
     score: Callable[[Floats], Floats]
+    signed: Callable[[Floats], Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric("token_f1", "mean F1 of a row's words", ("text",), _texts(text.token_f1), right_from=0.5),
             Metric("rouge_l", "mean ROUGE-L of a row", ("text",), _texts(text.rouge_l), right_from=0.5),
             Metric("r2", "share of the numbers' variance that the answers explain", ("number",), number.closeness,
-                   Aggregate(number.squares, number.r2), right_from=0.5),
+                   Aggregate(number.squares, number.r2, number.signed_r2), right_from=0.5),
             Metric("d2_absolute_error", "one minus the absolute error as a share of the median's", ("number",),
-                   number.closeness, Aggregate(number.absolutes, number.d2_absolute_error), right_from=0.5),
+                   number.closeness, Aggregate(number.absolutes, number.d2_absolute_error, number.signed_d2), right_from=0.5),
             Metric("pearson", "Pearson's correlation with the right numbers", ("number",), number.closeness,
-                   Aggregate(number.products, number.correlation), right_from=0.5),
+                   Aggregate(number.products, number.correlation, number.signed_correlation), right_from=0.5),
             Metric("spearman", "Spearman's rank correlation with the right numbers", ("number",), number.closeness,
-                   Aggregate(number.rank_products, number.correlation), right_from=0.5),
+                   Aggregate(number.rank_products, number.correlation, number.signed_correlation), right_from=0.5),
             Metric("json_f1", "F1 over all fields of all rows", ("json",), json_fields.row_f1,
                    Aggregate(_JSON_COUNTS, json_fields.micro_f1)),
             Metric("json_precision", "share of the given fields that are right", ("json",), json_fields.row_f1,

@@ -1,7 +1,8 @@
 """Metrics of numbers for which near is nearly right, from sums over rows.
 
 Definitions follow scikit-learn's ``r2_score`` and ``d2_absolute_error_score`` and SciPy's ``pearsonr`` and ``spearmanr``, but a
-score below 0, worse than a constant answer, is 0. An answer without a number counts as the mean of the right ones.
+score below 0, worse than a constant answer, is 0; :func:`signed_r2` and its like do not cut it. An answer without a number
+counts as the mean of the right ones.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def squares(answered: Answered) -> Floats:
 
 def r2(sums: Floats) -> Floats:
     """Share of the variance of the right numbers that the answers explain, from sums of :func:`squares`."""
+    return _from_0_to_1(signed_r2(sums))
+
+
+def signed_r2(sums: Floats) -> Floats:
+    """As :func:`r2`, but below 0 where the answers are worse than the mean."""
     rows, total, squared, errors = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     return _skill(errors, squared - total**2 / np.maximum(rows, 1.0))
 
@@ -45,32 +51,42 @@ def absolutes(answered: Answered) -> Floats:
 
 def d2_absolute_error(sums: Floats) -> Floats:
     """One minus the absolute error as a share of the median's, from sums of :func:`absolutes`."""
+    return _from_0_to_1(signed_d2(sums))
+
+
+def signed_d2(sums: Floats) -> Floats:
+    """As :func:`d2_absolute_error`, but below 0 where the answers are worse than the median."""
     errors, reference = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     return _skill(errors, reference)
 
 
 def products(answered: Answered) -> Floats:
-    """``[rows, 6]``: 1, right, answer, their squares and their product, both less the mean of the right numbers."""
-    return _products(*_centred(answered))
+    """:func:`moments`, both less the mean of the right numbers."""
+    return moments(*_centred(answered))
 
 
 def rank_products(answered: Answered) -> Floats:
     """As :func:`products`, of the ranks among all rows; equal numbers have their mean rank."""
     from scipy.stats import rankdata
 
-    right, given = (rankdata(numbers) - (len(numbers) + 1) / 2 for numbers in _centred(answered))
-    return _products(right, given)
+    right, given = ((rankdata(numbers) - (len(numbers) + 1) / 2) / len(numbers) for numbers in _centred(answered))
+    return moments(right, given)
 
 
 def correlation(sums: Floats) -> Floats:
     """Pearson's correlation from sums of :func:`products` or :func:`rank_products`; 0 where either side does not vary."""
+    return _from_0_to_1(signed_correlation(sums))
+
+
+def signed_correlation(sums: Floats) -> Floats:
+    """As :func:`correlation`, but below 0 where answers fall as the right numbers rise."""
     rows, right, given, right_2, given_2, both = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     rows = np.maximum(rows, 1.0)
     spread = np.sqrt(np.maximum(right_2 - right**2 / rows, 0.0) * np.maximum(given_2 - given**2 / rows, 0.0))
-    scale = np.sqrt(right_2 * given_2)
+    scale = np.sqrt(np.maximum(right_2 * given_2, 0.0))
     known = spread > 1e-12 * np.maximum(scale, 1e-300)
     found = np.where(known, (both - right * given / rows) / np.where(known, spread, 1.0), 0.0)
-    return np.asarray(np.clip(found, 0.0, 1.0), dtype=np.float64)
+    return np.asarray(np.clip(found, -1.0, 1.0), dtype=np.float64)
 
 
 def _numbers(answered: Answered) -> tuple[Floats, Floats]:
@@ -88,18 +104,28 @@ def _numbers(answered: Answered) -> tuple[Floats, Floats]:
 
 
 def _centred(answered: Answered) -> tuple[Floats, Floats]:
-    """Right and given numbers less the mean of the right ones, which keeps the digits of sums of squares."""
+    """Right and given numbers less the mean of the right ones, in standard deviations of these.
+
+    Without the mean, sums of squares keep their digits. Scores do not depend on the unit, but sums over other rows of the same
+    task, to which noise is carried over, are comparable in this one alone.
+    """
     right, given = _numbers(answered)
     mean = right.mean()
-    return right - mean, np.nan_to_num(given - mean, nan=0.0)
+    spread = float(right.std()) if np.ptp(right) else 1.0
+    return (right - mean) / spread, np.nan_to_num((given - mean) / spread, nan=0.0)
 
 
-def _products(right: Floats, given: Floats) -> Floats:
+def moments(right: Floats, given: Floats) -> Floats:
+    """``[rows, 6]``: 1, right, answer, their squares and their product, for :func:`signed_correlation`."""
     return np.stack([np.ones(len(right)), right, given, right**2, given**2, right * given], axis=1)
 
 
 def _skill(errors: Floats, reference: Floats) -> Floats:
-    """One minus the error as a share of a constant's, at least 0; 1 without an error."""
+    """One minus the error as a share of a constant's; 1 without an error, and 0 with one where a constant has none."""
     known = reference > 0
     found = np.where(known, 1.0 - errors / np.where(known, reference, 1.0), np.where(errors > 0, 0.0, 1.0))
-    return np.asarray(np.clip(found, 0.0, 1.0), dtype=np.float64)
+    return np.asarray(found, dtype=np.float64)
+
+
+def _from_0_to_1(scores: Floats) -> Floats:
+    return np.asarray(np.clip(scores, 0.0, 1.0), dtype=np.float64)

@@ -84,7 +84,7 @@ class Mixed:
     def pays(self) -> bool:
         """Whether TF-IDF lowers the loss by more than chance."""
         gain = self.without - self.losses
-        return bool(gain.mean() > ERRORS * standard_error(gain))
+        return bool(gain.mean() > ERRORS * standard_error(gain, fold_units(self.rows)))
 
 
 class Tfidf:

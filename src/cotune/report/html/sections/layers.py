@@ -10,7 +10,7 @@ from cotune.errors import counted
 from cotune.evaluate.words import capitalised
 from cotune.plain import count_of, decimal, ends_of, fields, items, number
 from cotune.report.html.markup import data_text, figure, legend, percent, plain_table
-from cotune.report.html.plot import Plot, Point, nice_ticks, padded, whole_ticks
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded, percent_ticks, whole_ticks
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord, whole, window_of, window_text
 
@@ -126,7 +126,8 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
     values += [(point.accuracy, point.log_loss)[place] for curve in curves if curve.tuned for point in _held_out(curve)]
     plot = Plot((0, depth), padded(values, share=0.12, least=0.05), height=_HEIGHT, label=f"{name} of probes by layer")
     _band(plot, curves)
-    plot.axes(whole_ticks(depth, 6), [(t, f"{100 * t:g}" if place == 0 else f"{t:g}") for t in nice_ticks(*plot.y_range, 5)])
+    ticks = percent_ticks(plot.y_range) if place == 0 else [(t, f"{t:g}") for t in nice_ticks(*plot.y_range, 5)]
+    plot.axes(whole_ticks(depth, 6), ticks)
     measure = record.dev_measure
     # Draw the leading prompt last, on top of the others.
     for curve, kind in reversed(list(zip(curves, kinds, strict=True))):

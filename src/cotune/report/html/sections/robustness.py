@@ -11,7 +11,7 @@ from cotune.evaluate.words import metric_words
 from cotune.plain import count_of, ends_of, fields, items, number, one_line
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import data_text, esc, figure, interval_below, percent
-from cotune.report.html.plot import Plot, nice_ticks, padded
+from cotune.report.html.plot import Plot, padded, percent_ticks
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
 
@@ -72,7 +72,7 @@ def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, t
     ends += [score for side, *_ in _SIDES if (score := number(own.get(side))) is not None]
     span = padded(ends, share=0.08, least=0.1)
     plot = Plot(span, (-0.6, 1.6), height=150, label="Score of each format: base model above, tuned below")
-    plot.axes([(t, f"{100 * t:g}") for t in nice_ticks(*span)], [(level, side) for side, _, _, level in _SIDES])
+    plot.axes(percent_ticks(span), [(level, side) for side, _, _, level in _SIDES])
     rows = count_of(data.get("n"))
     middle = (len(formats) - 1) / 2
     for place, (side, name, kind, level) in enumerate(_SIDES):

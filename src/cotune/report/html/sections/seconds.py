@@ -11,7 +11,7 @@ from cotune.evaluate.frozen_arms import EVERY_ARM, is_frozen
 from cotune.evaluate.words import REFERENCE_NAMES, capitalised, group_of, metric_words
 from cotune.plain import aside, between, clock, count_of, fields, number, one_line
 from cotune.report.html.markup import figure, legend, percent
-from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded, percent_ticks
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.result import interval_of, references_of
@@ -87,7 +87,7 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     levels += [level for one in course if one.kind in ("verdict", "test") and one.ci for level in one.ci]
     low, high = padded(levels, share=0.06, least=0.1)
     plot = Plot((0, end * 1.02 or 1), (max(0.0, low), min(1.0, high)), height=320, label="Score by seconds")
-    plot.axes([(t, clock(t)) for t in nice_ticks(0, end or 1, 5)], [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 5)])
+    plot.axes([(t, clock(t)) for t in nice_ticks(0, end or 1, 5)], percent_ticks(plot.y_range))
     opened = _test_begins(record, plot)
     for kind, text, one in named:
         level = number(one.get("score")) or 0.0
