@@ -359,3 +359,30 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_id_is_refused() -> None:
     with pytest.raises(CotuneError, match="not known"):
         scores(tiny_local("llama"), "0123456789abcdef")
+
+
+@pytest.mark.parametrize("replacement", [None, LoraSettings(rank=4, alpha=8, layers=(0,)), SMALL])
+def test_a_folder_that_is_replaced_or_removed_does_not_change_what_is_in_use(
+    tmp_path: Path, replacement: LoraSettings | None
+) -> None:
+    """A run replaces the bundle that a server has loaded, and the server goes on with what it has."""
+    local = tiny_local()
+    made = saved(local, tmp_path / "made")
+    best = tmp_path / "best"
+    shutil.copytree(tmp_path / "made" / made, best)
+    served = tiny_local()
+    adapter = served.adapters.register(best)
+    before = scores(served, adapter)
+    scores(served)
+    shutil.rmtree(best)
+    if replacement is not None:
+        other = saved(tiny_local(), tmp_path / "other", seed=1, settings=replacement)
+        shutil.copytree(tmp_path / "other" / other, best)
+    served.adapters.use(BASE)
+    np.testing.assert_array_equal(scores(served, adapter), before)
+    if replacement is not None:
+        # Weights that are no longer in memory are not taken from the new folder.
+        served.adapters._loaded.clear()
+        served.adapters.use(BASE)
+        with pytest.raises(InputError, match="have changed since they were loaded"):
+            served.adapters.use(adapter)

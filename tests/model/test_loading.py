@@ -133,3 +133,59 @@ def test_quantised_weights_are_refused_by_name(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
     with pytest.raises(InputError, match=r"quantised \(bitsandbytes\)"):
         check_model_folder(folder)
+
+
+@pytest.mark.parametrize("missing", ["lm_head.weight", "model.layers.1."])
+def test_weights_that_lack_tensors_are_refused(tmp_path: Path, cache: Path, missing: str) -> None:
+    """transformers would draw them at random, anew in each process."""
+    folder = save_tiny(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(missing)}
+    assert len(kept) < len(tensors)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=f"its weights lack '{missing}"):
+        scores(folder)
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(InputError, match=r"its tokenizer has a token .* and the model 300 embeddings"):
+        scores(save_tiny(tmp_path / "model", vocab_size=300))
+
+
+def test_a_token_for_another_purpose_may_have_no_embedding(tmp_path: Path, cache: Path) -> None:
+    """Gemma's tokenizers have one for images, also beside models that read texts alone."""
+    folder = save_tiny(tmp_path / "model")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([f"<image{number}>" for number in range(200)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    assert len(tokenizer) > 448 and scores(folder)
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_fails_is_told(tmp_path: Path, cache: Path, template: str) -> None:
+    folder = save_tiny(tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(InputError, match="its chat template fails"):
+        scores(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_position_embeddings": None},
+        {"hidden_size": "big"},
+        {"num_attention_heads": 0},
+        {"architectures": 5},
+        {"vocab_size": -1},
+    ],
+)
+def test_a_damaged_config_is_an_error_without_a_traceback(tmp_path: Path, cache: Path, changes: dict[str, Any]) -> None:
+    folder = save_tiny(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    if changes == {"architectures": 5}:
+        # Nothing else is wrong with it.
+        check_model_folder(folder)
+        return
+    with pytest.raises(InputError, match="cannot be loaded"):
+        scores(folder)

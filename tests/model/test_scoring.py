@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cotune.errors import DivergedError
-from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.files import BASE, LoraSettings
 from cotune.model.engine import label_scoring
 from cotune.model.engine import scoring as scoring_module
 from cotune.model.engine.attention import use_plain_attention
@@ -19,6 +19,7 @@ from cotune.model.engine.scoring import cut_batches, score_batch, score_batch_to
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.engine.trie import label_paths
 from cotune.model.local import LocalModel
+from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
 from tiny import FITTING, UNFIT, WINDOW, merging_tokenizer, tiny_local, tiny_model
@@ -382,3 +383,16 @@ def test_scores_of_other_instructions_are_not_served(monkeypatch: pytest.MonkeyP
     other = f"{torch.backends.cpu.get_cpu_capability()} of another kind"
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: other)
     assert tiny_local(cache=cache).score(prompt, rows, labels).cached == 0
+
+
+@pytest.mark.parametrize("text", ["hello world 5", "  hello world 5", "\n\nhello world 5", "\thello 5"])
+def test_words_of_a_single_row_are_read_as_beside_others(tmp_path: Path, text: str) -> None:
+    """White space before the first word belongs to the text, whose state is read too."""
+    local = tiny_local()
+    labels, prompt = ("no", "in", "x", "y"), Prompt("Extract.", "Text: {text}", "Answer:")
+    weight = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    probe = Probe(labels, weight, np.zeros(4, np.float32), 2, None, (2, 2), words=True)
+    adapter = local.adapters.add_probe(BASE, probe, tmp_path)
+    alone = local.score(prompt, [{"text": text}], labels, adapter=adapter).log_probs
+    beside = local.score(prompt, [{"text": text}, {"text": "The card"}], labels, adapter=adapter).log_probs
+    np.testing.assert_allclose(alone, beside[: len(alone)], atol=1e-4)

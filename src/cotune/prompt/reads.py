@@ -25,7 +25,7 @@ def by_words(reads: Sequence[Read] | None) -> TypeGuard[Sequence[Words]]:
 
 def first_read(reads: Sequence[Read]) -> int:
     """Position of the first token that is read in any row; it must run with its row."""
-    return min(read if isinstance(read, int) else read[0][0] for read in reads)
+    return min(read if isinstance(read, int) else min(start for start, _ in read) for read in reads)
 
 
 def moved(read: Read, back: int) -> Read:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from cycle_runs import labelled_rows
+from safetensors.torch import load_file
 
 from cotune.config import RunConfig, config_in_memory
 from cotune.config.sections import EvaluateConfig
@@ -36,6 +38,7 @@ from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.evaluate.stats.intervals import proportion_interval, wilson
 from cotune.executor import LostError
+from cotune.model.adapters.files import WEIGHTS, LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
@@ -44,7 +47,7 @@ from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, with_demonstrations
 from cotune.tune.settings import TuneSettings, WindowSettings
-from tiny import tiny_local
+from tiny import tiny_local, widen_lora
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -164,6 +167,31 @@ def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(
     before = prices.tuning(low, 40, 3)
     embedding.narrow(5)
     assert prices.tuning(low, 40, 3) > before
+
+
+def test_a_warm_start_tunes_the_layers_of_the_adapter_that_it_begins_with(tmp_path: Path) -> None:
+    """Other layers have no weights there: if the window lay above them, the budget would move the head alone."""
+    context = context_of(tiny_local(num_hidden_layers=9, vocab_size=1024), tmp_path, labelled_rows(60))
+    adapters = context.model.adapters
+    widen_lora(adapters.start(LoraSettings(rank=4, alpha=8, layers=(1, 2, 3)), seed=0), 0)
+    old = adapters.save(adapters.weights(), tmp_path / "adapters")
+    assert adapters.window(old) == (1, 4) and adapters.window(BASE) == (9, 9)
+    embedding, prompt, rows, layers = Embedding(context), seed_prompt(context.task), context.task.train, [4, 8]
+    fit = fit_prompt(context, prompt, rows, embedding.states(prompt, BASE, rows, "race", layers=layers), layers)
+    plain = [one for one in fit.found.by_layer if one.layer == 8 and not one.word_scale]
+    fit = replace(fit, found=replace(fit.found, best=plain[0], by_layer=tuple(plain)))
+    usual = Trials(context, embedding, WindowSettings(batch_size=8))
+    assert (usual.edge(fit), usual.layer(fit)) == (5, 8)
+    trials = Trials(context, embedding, WindowSettings(batch_size=8), within=adapters.window(old))
+    assert (trials.edge(fit), trials.layer(fit)) == (1, 4)
+    made = trials.tune(TuningRequest(fit, rows, 3, "tune", context.seed, start=old))
+    assert made is not None and made.layer == 4
+    before, after = (load_file(tmp_path / "adapters" / name / WEIGHTS) for name in (old, made.adapter))
+    moved = {name.split(".layers.")[1].split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys() and moved == {"1", "2", "3"}
+    # A window inside them stays as it is.
+    low = Trials(context, embedding, WindowSettings(batch_size=8), within=(0, 9))
+    assert (low.edge(fit), low.layer(fit)) == (5, 8)
 
 
 def test_reading_another_layer_later_forgets_none(context: RunContext) -> None:

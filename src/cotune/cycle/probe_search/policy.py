@@ -22,6 +22,7 @@ from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.search.arms import Confirmed
 from cotune.errors import InputError
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.tune.settings import WindowSettings
 
@@ -58,7 +59,7 @@ class ProbePolicy:
         read: Embedding | None = None,
     ) -> None:
         self._config, self._previous = config, previous
-        trials, prices = parts_of(context, config, read)
+        trials, prices = parts_of(context, config, read, previous)
         self.fixed = prices.fixed
         check_budget(context, prices, own[0], begun=read is not None)
         self._loop = LabelLoop(context, config, own, trials, prices, bundle, previous)
@@ -71,12 +72,17 @@ class ProbePolicy:
         return confirm_labels(loop.context, found, loop.trials, loop.prices, max_epochs=most, previous=self._previous)
 
 
-def parts_of(context: RunContext, config: RunConfig, read: Embedding | None = None) -> tuple[Trials, Prices]:
+def parts_of(
+    context: RunContext, config: RunConfig, read: Embedding | None = None, previous: Previous | None = None
+) -> tuple[Trials, Prices]:
     """What a search by probes embeds rows and tunes with, and prices both by; ``read`` holds states that are known already.
 
     Raises:
-        InputError: ``tune.layers`` are not layers of the model.
+        InputError: ``tune.layers`` are not layers of the model, or not layers of the adapter that a warm start tunes further.
     """
+    within = None
+    if previous is not None and previous.ground != BASE:
+        within = context.model.adapters.window(previous.ground)
     embedding, window = read or Embedding(context), config.tune.layers
     if window is not None:
         lowest, last = window
@@ -86,10 +92,16 @@ def parts_of(context: RunContext, config: RunConfig, read: Embedding | None = No
                 where="tune.layers",
                 hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
             )
+        if within is not None and not within[0] < lowest <= last <= within[1]:
+            raise InputError(
+                f"the bundle to start from has tuned layers {within[0] + 1} to {within[1]}, not {lowest} to {last}",
+                where="tune.layers",
+                hint="Leave it out; the run tunes layers of the bundle.",
+            )
         embedding.layers = (last,)
     elif context.choosing.reads_words:
         embedding.layers = HEURISTICS.word_layers(context.model.depth)
-    trials = Trials(context, embedding, window_settings(config, context), window)
+    trials = Trials(context, embedding, window_settings(config, context), window, within)
     return trials, Prices(trials, config.evaluate)
 
 

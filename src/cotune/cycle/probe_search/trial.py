@@ -112,12 +112,20 @@ class Trials:
 
     Args:
         window: first and last layer of every window; None takes a share of the depth below :meth:`layer`.
+        within: number of layers below those that the adapter of a warm start changes, and the last of them. Tuning goes on with
+            that adapter's layers and adds none, so a window that reaches beyond them is replaced by them.
     """
 
     def __init__(
-        self, context: RunContext, embedding: Embedding, settings: WindowSettings, window: tuple[int, int] | None = None
+        self,
+        context: RunContext,
+        embedding: Embedding,
+        settings: WindowSettings,
+        window: tuple[int, int] | None = None,
+        within: tuple[int, int] | None = None,
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
+        self._within = within
         self._pending = Pending[PendingTuning](context.workers)
         self._tfidf: tuple[Tfidf, Mixed] | None = None
         self._chains: Chains | None = None
@@ -167,14 +175,27 @@ class Trials:
 
     def layer(self, fit: PromptFit) -> int:
         """Layer at which a prompt's window ends and its tuned states are read, see :func:`tuned_layer`."""
-        return tuned_layer(fit.found, len(fit.rows), self.context.model.depth)
+        return self._span(fit)[1]
 
     def edge(self, fit: PromptFit) -> int:
         """Number of layers below the window."""
-        layer = self.layer(fit)
+        return self._span(fit)[0]
+
+    def _span(self, fit: PromptFit) -> tuple[int, int]:
+        depth = self.context.model.depth
+        layer = tuned_layer(fit.found, len(fit.rows), depth)
         if self._window is not None:
-            return min(self._window[0], layer) - 1
-        return max(0, layer - max(1, round(HEURISTICS.window_share * self.context.model.depth)))
+            edge = min(self._window[0], layer) - 1
+        else:
+            edge = max(0, layer - max(1, round(HEURISTICS.window_share * depth)))
+        # Label words are read at the last layer alone.
+        if (
+            self._within is not None
+            and not fit.found.best.word_scale
+            and not self._within[0] <= edge < layer <= self._within[1]
+        ):
+            return self._within
+        return edge, layer
 
     def steps_of(self, epochs: float, rows: int) -> int:
         """Number of optimizer steps of ``epochs`` epochs."""

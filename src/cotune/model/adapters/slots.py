@@ -56,10 +56,11 @@ class AdapterSlot:
         self._peft: Any = None
         self._shapes: tuple[LoraSettings, ...] = ()
         self._folders: dict[str, Path] = {}
+        # Kept, since a served bundle's folder may be replaced or removed while its weights are still in use.
+        self._settings: dict[str, LoraSettings] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
         self._probes: dict[str, Probe | None] = {}
         self._bare: dict[str, str] = {}
-        self._frozen: dict[str, int] = {}
         self._depth = depth_of(model)
         self.current = BASE
         self.keep = 8
@@ -76,6 +77,7 @@ class AdapterSlot:
         # An adapter without a probe has its own folder.
         if bare_id != BASE:
             self._folders.setdefault(bare_id, folder)
+            self._settings.setdefault(bare_id, read_settings(folder))
         self._bare[adapter_id] = bare_id
         return adapter_id
 
@@ -99,12 +101,18 @@ class AdapterSlot:
 
     def frozen_layers(self, adapter_id: str) -> int:
         """Number of the model's leading layers whose weights a registered adapter leaves unchanged."""
+        return self.window(adapter_id)[0]
+
+    def window(self, adapter_id: str) -> tuple[int, int]:
+        """Number of the layers below those that a registered adapter changes, and the last of them, counted from one.
+
+        Both are the depth for :data:`BASE`; an adapter that is not registered may change all layers.
+        """
         bare = self.without_probe(adapter_id)
         if bare == BASE:
-            return self._depth
-        if bare not in self._frozen:
-            self._frozen[bare] = min(read_settings(self._folders[bare]).layers, default=0) if bare in self._folders else 0
-        return self._frozen[bare]
+            return self._depth, self._depth
+        layers = self._settings[bare].layers if bare in self._settings else ()
+        return min(layers, default=0), max(layers, default=self._depth - 1) + 1
 
     def add_probe(self, adapter_id: str, probe: Probe, parent: Path) -> str:
         """Write a registered adapter, or :data:`BASE`, with a probe as an adapter under ``parent``; returns its id."""
@@ -133,7 +141,7 @@ class AdapterSlot:
         weights = self.read(adapter_id)
         # If an adapter is refused below, neither it nor the previous one is active.
         self.current = ""
-        settings = read_settings(self._folders[adapter_id])
+        settings = self._settings[adapter_id]
         inner = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
         if inner != {settings.rank}:
             # Before memory is allocated for a rank that only the config claims.
@@ -152,7 +160,14 @@ class AdapterSlot:
         if adapter_id not in self._loaded:
             if adapter_id not in self._folders:
                 raise CotuneError(f"the adapter {adapter_id} is not known here")
-            self._loaded[adapter_id] = read_weights(self._folders[adapter_id])
+            folder = self._folders[adapter_id]
+            if bare_content_id(folder) != adapter_id:
+                raise InputError(
+                    "the adapter's files have changed since they were loaded",
+                    where=str(folder),
+                    hint="Start the program again to use the new ones.",
+                )
+            self._loaded[adapter_id] = read_weights(folder)
             for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]
         return self._loaded[adapter_id]
@@ -236,7 +251,7 @@ class AdapterSlot:
         adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
             self.read(adapter_id)
-            self.wrap(read_settings(self._folders[adapter_id]))
+            self.wrap(self._settings[adapter_id])
             self.use(adapter_id)
         else:
             self.wrap(settings)
@@ -284,7 +299,7 @@ class AdapterSlot:
         with atomic_path(folder / WEIGHTS) as temporary:
             temporary.write_bytes(data)
         write_json(folder / CONFIG, config)
-        self._folders[adapter_id] = folder
+        self._folders[adapter_id], self._settings[adapter_id] = folder, read_settings(folder)
         return adapter_id
 
     def folder(self, adapter_id: str) -> Path:

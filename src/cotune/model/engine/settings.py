@@ -10,7 +10,7 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.prompt.truncate import Truncation
 
-ENGINE_VERSION = "14"
+ENGINE_VERSION = "15"
 """Version of the engine; increase it when a change can alter scores."""
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 DTYPES = ("float32", "bfloat16", "float16")

@@ -214,7 +214,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_config(config: dict[str, Any], where: str) -> None:
     hint = "Choose a causal language model, such as a Llama, Qwen or Gemma."
     kind = str(config.get("model_type") or "")
-    architectures = [str(name) for name in config.get("architectures") or ()]
+    listed = config.get("architectures")
+    architectures = [str(name) for name in listed] if isinstance(listed, list) else []
     shown = architectures[0] if architectures else kind
     if config.get("is_encoder_decoder"):
         raise InputError(f"{shown} is an encoder-decoder model", where=where, hint=hint)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cotune.cache import cache_folder
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError, InputError, shown_names
 from cotune.files import content_hash, load_json, write_json
 from cotune.model.engine.settings import ENGINE_VERSION, EngineSettings, weight_bytes
 from cotune.model.loading.folder import model_fingerprint, weight_files
@@ -26,6 +26,10 @@ from cotune.model.loading.minimal_llama import light_llama
 from cotune.model.loading.minimal_tokenizer import LightTokenizer
 from cotune.version import __version__
 
+_LOADING = (OSError, ValueError, KeyError, RuntimeError)
+"""Errors of a folder whose files are missing or damaged."""
+_RARE = "a é 的 \U0010ffff"
+"""A text with characters that have no token in some vocabularies."""
 # For larger models the saving is small compared to reading the weights.
 _WORTH_BYTES = 2 * 10**9
 
@@ -76,10 +80,17 @@ def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) 
             model: Any = light_llama(folder, _tensors_in(folder, dtype))
         else:
             tokenizer, model = _whole(folder, dtype)
-    # Checkpoints in some formats need further packages.
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    # Checkpoints in some formats need further packages. A damaged config may fail in any way inside transformers.
+    except (*_LOADING, ImportError, TypeError, AttributeError, ArithmeticError, _config_error()) as error:
         raise _not_loaded(folder, error) from error
     return Loaded(model.to(settings.device).requires_grad_(False), tokenizer, fingerprint, known)
+
+
+def _config_error() -> type[Exception]:
+    """The error of a config with a value of the wrong type; imported where something has failed."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return StrictDataclassError
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -92,7 +103,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (*_LOADING, TypeError, AttributeError) as error:
         raise _not_loaded(folder, error) from error
 
 
@@ -143,10 +154,37 @@ def _whole(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     quiet_transformers()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    return load_tokenizer(folder), model.eval()
+    if missing := sorted(found["missing_keys"]):
+        # transformers draws them at random, each time anew, and only logs a warning.
+        raise ValueError(f"its weights lack {shown_names(missing, 3)}")
+    tokenizer = load_tokenizer(folder)
+    _check_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
+    return tokenizer, model.eval()
+
+
+def _check_tokens(tokenizer: Any, known: int) -> None:
+    """Check that the chat template works, and that the model has an embedding for all that rows are made of.
+
+    Tokens that were added for another purpose, such as Gemma's for images, may have none.
+    """
+    from jinja2 import TemplateError
+
+    text = _RARE
+    if tokenizer.chat_template:
+        try:
+            asked = [{"role": "user", "content": text}]
+            text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ValueError(f"its chat template fails: {error or type(error).__name__}") from error
+    added = tokenizer.added_tokens_decoder
+    ordinary = [number for number in tokenizer.get_vocab().values() if number not in added]
+    used = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    if (highest := max(*ordinary, *used)) >= known:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise ValueError(f"its tokenizer has a token {token!r} with the number {highest:,}, and the model {known:,} embeddings")
 
 
 def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
