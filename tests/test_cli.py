@@ -933,3 +933,11 @@ def test_a_reader_that_leaves_early_ends_a_command_without_a_message(tmp_path: P
     ended = subprocess.run([sys.executable, "-m", "cotune.cli", *words], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_name_that_the_terminals_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / "的"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    ended = subprocess.run([sys.executable, "-m", "cotune", "list", str(folder)], capture_output=True, env=environment, check=True)
+    assert b"No runs in" in ended.stdout and b"\\u7684" in ended.stdout and not ended.stderr

@@ -27,6 +27,9 @@ def repair_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
             stream.reconfigure(encoding="utf-8", errors="backslashreplace" if name == "stderr" else "strict")
+        elif number and isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            # A name of a file or a label may have characters that this encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
 
 
 def utf8_streams() -> tuple[TextIO, TextIO]:

@@ -144,7 +144,7 @@ def test_a_refused_row_counts_as_wrong_where_a_bundle_is_evaluated(tmp_path: Pat
     assert "The endpoint refused 1 row, which count as wrong." in shown.stdout
 
 
-@pytest.mark.parametrize("command", ["evaluate", "label"])
+@pytest.mark.parametrize("command", ["evaluate", "label", "predict"])
 def test_answers_before_a_failure_are_stored_until_the_command_succeeds(
     tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
@@ -167,6 +167,8 @@ def test_answers_before_a_failure_are_stored_until_the_command_succeeds(
             ("evaluate", bundle, labelled, "--batch", "4", "--json")
             if command == "evaluate"
             else ("label", bundle, rows, "--n", "12", "--json")
+            if command == "label"
+            else ("predict", bundle, rows, "--batch", "4", "--json", "--out", tmp_path / "answers.csv")
         )
         ended = call(*arguments)
         assert ended.code == 1 and "the endpoint answered 401" in ended.stderr
@@ -179,7 +181,13 @@ def test_answers_before_a_failure_are_stored_until_the_command_succeeds(
     assert sorted(answered) == sorted(ROWS), "no row is paid twice"
     assert not list((cache / "answers").iterdir())
     found = json.loads(again.stdout)
-    assert found["score"] == 1 if command == "evaluate" else len(found["rows"]) == 12
+    assert (
+        found["score"] == 1
+        if command == "evaluate"
+        else found["rows"] == 12
+        if command == "predict"
+        else len(found["rows"]) == 12
+    )
 
 
 def test_nothing_is_stored_where_the_first_row_failed(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:

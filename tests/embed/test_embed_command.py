@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from cotune.cli import main
-from cotune.embed import EmbedSettings
+from cotune.embed import EmbedSettings, command
 from cotune.embed.command import _texts_of, open_embedder
 from cotune.embed.texts import read_texts, texts_of_table
 from cotune.errors import InputError
@@ -206,3 +208,37 @@ def test_a_column_of_blanks_has_no_texts(model: Path, tmp_path: Path, capsys: py
     arguments = ["--input", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "v.npy"), "--model", str(model)]
     assert embed(*arguments, "--on-blank", "skip") == 2
     assert "every row has a blank text" in capsys.readouterr().err
+
+
+def test_the_input_is_not_replaced_by_its_vectors(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a"}\n')
+    assert embed("--input", str(rows), "--out", str(rows), "--model", str(model)) == 2
+    assert "this is the input file" in capsys.readouterr().err and rows.read_text() == '{"text": "a"}\n'
+
+
+def test_an_interrupt_loses_a_few_vectors_only(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_TEXTS_AT_ONCE", 3)
+    texts, asked = [f"an interrupted text {place}" for place in range(8)], []
+    embedder = open_embedder(str(model))
+    real = embedder.embedder.embed
+
+    def interrupted(part: Sequence[str]) -> NDArray[np.float32]:
+        asked.append(len(part))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return real(part)
+
+    monkeypatch.setattr(embedder.embedder, "embed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embedder.embed(texts)
+    assert asked == [3, 3, 2]
+    again = open_embedder(str(model))
+    assert again.embed(texts).shape[0] == 8 and again.found == 6
+
+
+def test_json_lines_of_texts_are_read_without_their_quotes() -> None:
+    assert read_texts('"first \\u00e9"\n"second"\nthird\n', "rows.jsonl") == ["first é", "second", "third"]
+    assert read_texts('"quoted" is a word\n', "rows.jsonl") == ['"quoted" is a word']
+    assert read_texts('"first"\n', "rows.txt") == ['"first"']
+    assert read_texts('{"Customer message": "hello"}\n', "rows.jsonl", column="Customer_message") == ["hello"]

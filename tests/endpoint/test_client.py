@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +213,28 @@ def test_waiting_for_ones_turn_takes_no_patience() -> None:
     with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=16) as client:
         client.gate.most, client.gate.width = 1, 1.0
         assert len(gather(client, 16, patience=3.0)) == 16
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_that_nobody_signed_is_told_at_once(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("key.pem", "certificate.pem")]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    subprocess.run([*made, "-keyout", names[0], "-out", names[1]], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(names[1], names[0])
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    asked.append(connection)
+                    with contextlib.suppress(OSError):
+                        context.wrap_socket(connection, server_side=True)
+
+        threading.Thread(target=serve, daemon=True).start()
+        client = Client(Endpoint(f"https://localhost:{server.getsockname()[1]}/v1", "m"))
+        with pytest.raises(EndpointError, match=r"the endpoint cannot be used .*certificate"):
+            client.post(CHAT, {}, lambda answer: answer, patience=30)
+    assert len(asked) == 1

@@ -112,7 +112,9 @@ def test_a_tried_prompt_is_one_block_too() -> None:
     block = Block(tried(0.2)._repr_html_())
     words = " ".join(block.words)
     assert block.roots == ["div"] and "no significant difference" in words and "+10.0" in words
-    assert "12 rows answered differently under the tuned weights, the first 8" in words and words.count("<i>row</i>") == 8
+    assert (
+        "12 rows flip between right and wrong under the tuned weights, the first 8" in words and words.count("<i>row</i>") == 8
+    )
     assert "better" in " ".join(Block(tried(0.01)._repr_html_()).words)
 
 

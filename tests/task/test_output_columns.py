@@ -12,6 +12,7 @@ import pytest
 from cotune.config import config_from_data, load_config
 from cotune.config.task import Task
 from cotune.errors import InputError
+from cotune.task.output_columns import types_of
 
 _CITIES = ("Rome", "Oslo", "Lima", "Bonn", "Cork", "Kiel", "Bern", "Graz")
 
@@ -140,3 +141,56 @@ def test_several_columns_are_no_labels(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text(f"data: {{train: {path}, input: text, output: [city, city]}}\n")
     with pytest.raises(InputError, match=r"line 1, data\.output: the column 'city' is named twice"):
         load_config(tmp_path / "task.yaml")
+
+
+COLUMNS: dict[str, Any] = {"input": "text", "output": ["Full name", "guests"]}
+
+
+def test_whole_numbers_with_a_decimal_point_are_whole_in_other_tables(tmp_path: Path) -> None:
+    """A spreadsheet writes ``3.0`` in a column of whole numbers that has a blank cell."""
+    rows = table(80)
+    for row in rows[60:]:
+        row["guests"] = f"{row['guests']}.0" if row["guests"] else ""
+    train, dev = csv_of(tmp_path / "rows.csv", rows[:60]), csv_of(tmp_path / "dev.csv", rows[60:])
+    found = outputs(Task.from_frame(train, **COLUMNS, dev=dev))
+    for row in rows[60:]:
+        # Not 3.0, which is another JSON text.
+        assert repr(found[row["text"]].get("guests")) == (row["guests"].removesuffix(".0") or "None")
+
+
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        ({"type": "integer"}, "int"),
+        ({"enum": [1, 2, 3]}, "int"),
+        ({"enum": [1, 2.5, None]}, "float"),
+        ({"const": True}, "bool"),
+        ({"type": ["integer", "null"]}, "int"),
+        ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, "int"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "text"),
+        ({"enum": ["a", "b"]}, "text"),
+        ({"type": "array"}, "nested"),
+        ({"$ref": "#/$defs/x"}, None),
+        ({"type": ["boolean", "integer"]}, None),
+        ({}, None),
+    ],
+)
+def test_the_type_of_a_column_by_its_part_of_the_schema(part: dict[str, Any], found: str | None) -> None:
+    assert types_of({"properties": {"a": part}}) == ({} if found is None else {"a": found})
+
+
+def test_a_schema_with_listed_numbers_fits_the_cells_of_a_table(tmp_path: Path) -> None:
+    path = csv_of(tmp_path / "rows.csv", [row | {"guests": str(1 + i % 3)} for i, row in enumerate(table())])
+    schema = {
+        "type": "object",
+        "properties": {"Full name": {"type": "string"}, "guests": {"enum": [1, 2, 3]}},
+        "required": ["guests"],
+        "additionalProperties": False,
+    }
+    found = outputs(Task.from_frame(path, **COLUMNS, schema=schema))
+    assert {answer["guests"] for answer in found.values()} == {1, 2, 3}
+
+
+def test_a_list_of_one_output_is_that_output() -> None:
+    rows = [(f"row {place}", "ab"[place % 2]) for place in range(40)]
+    assert Task.from_rows(rows, input="text", output=["label"]).labels == ("a", "b")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.unfinished import stored_answers
-from cotune.errors import InputError, counted
+from cotune.errors import InputError, counted, shown_names
 from cotune.evaluate.scoring import judged, score_interval
 from cotune.evaluate.shares import PartScores, confusions, field_scores, label_scores
 from cotune.evaluate.stats.intervals import Interval
@@ -21,7 +21,7 @@ from cotune.task.answered import Answered
 from cotune.task.assemble import Source, examples_from, with_style
 from cotune.task.example import Example, groups_of
 from cotune.task.metrics.metric import Metric, metric_for
-from cotune.task.output_columns import EMPTY, joins, types_of, with_joined
+from cotune.task.output_columns import EMPTY, joins, listed_columns, types_in, types_of, with_joined
 from cotune.task.reading.field_names import with_fields, with_headers
 from cotune.task.reading.table import Table
 from cotune.task.values.output import Output
@@ -114,7 +114,18 @@ class LabelledRows:
         name, remarks = column or manifest.output_field, []
         if joins(table, name):
             asked_by = "" if column else "the bundle"
-            table = with_joined(table, name, types_of(manifest.output.schema), empty=True, asked_by=asked_by)
+            given, known = listed_columns(name), manifest.output_columns
+            if known and len(given) != len(known):
+                raise InputError(
+                    f"the bundle answers with the columns {shown_names(known)}, and {shown_names(given)} are named",
+                    where="--output",
+                    hint="Name the column of each, in this order.",
+                )
+            # Columns of other names stand for the bundle's in order.
+            keys = given if not known or set(given) == set(known) else known
+            found = types_in(table, name)
+            types = {key: found[column] for key, column in zip(keys, given, strict=True)} | types_of(manifest.output.schema)
+            table = with_joined(table, name, types, properties=keys, empty=True, asked_by=asked_by)
             if nothing := sum(row.get(name) == EMPTY for row in table.rows):
                 remarks = [
                     f"In {counted(nothing, 'row')} all output columns are blank: the right answer is that there is no value."

@@ -234,6 +234,7 @@ def _answer_file(
     """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
     from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet, sheet_answers
     from cotune.bundle.manifest import bundle_folder, read_manifest
+    from cotune.bundle.unfinished import stored_answers
     from cotune.task.reading.read import JSON_LINES, SEPARATED, read_sheet
     from cotune.task.reading.sheet import check_suffix, sheet_text, write_sheet
 
@@ -266,17 +267,22 @@ def _answer_file(
             write_sheet(sheet, answers.added, out)
             workers = meter.summary(executor)
     else:
-        answers = answer_sheet(load(), sheet, checked, **options, **form, batch=batch, progress=counting(len(asked)))
-        if out is None:
-            sys.stdout.write(sheet_text(sheet, answers.added, kind))
-        else:
-            write_sheet(sheet, answers.added, out)
-    if answers.ended is not None:
-        from cotune.endpoint import EndpointError
+        predictor = load()
+        # Until the answers are written: what was paid for outlives Ctrl-C.
+        with stored_answers(predictor, asked):
+            answers = answer_sheet(predictor, sheet, checked, **options, **form, batch=batch, progress=counting(len(asked)))
+            if out is None:
+                sys.stdout.write(sheet_text(sheet, answers.added, kind))
+            else:
+                write_sheet(sheet, answers.added, out)
+            if answers.ended is not None:
+                from cotune.endpoint import EndpointError
 
-        done = f"{answers.answered:,} of {counted(len(checked), 'row')} are answered{'' if out is None else f' in {out}'}"
-        text = f"{answers.ended}. {done}, and the others have the reason as their error."
-        raise EndpointError(text, status=answers.ended.status)
+                done = (
+                    f"{answers.answered:,} of {counted(len(checked), 'row')} are answered{'' if out is None else f' in {out}'}"
+                )
+                text = f"{answers.ended}. {done}, and the others have the reason as their error."
+                raise EndpointError(text, status=answers.ended.status)
     record: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),

@@ -9,6 +9,7 @@ from cotune.config import RunConfig
 from cotune.config.task import Task as ConfiguredTask
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, read_settings
+from cotune.task.output_columns import listed_columns
 from cotune.task.task import Task
 
 
@@ -72,6 +73,14 @@ def start_task(config: RunConfig, start: OpenedBundle | None, task: Task | None 
             f"the bundle reads {_quoted(start.manifest.input_fields)}, and prompts would name the input of the new rows"
             f" {_quoted(found.input_fields)}",
             where="data.input",
+            hint="Rename the columns of the new rows to the bundle's names, or start without the bundle.",
+        )
+    columns = () if start is None else start.manifest.output_columns
+    if columns and listed_columns(config.data.output) and set(listed_columns(config.data.output)) != set(columns):
+        raise InputError(
+            f"the bundle answers with the columns {_quoted(columns)}, and the new rows have"
+            f" {_quoted(listed_columns(config.data.output))}",
+            where="data.output",
             hint="Rename the columns of the new rows to the bundle's names, or start without the bundle.",
         )
     if known is not None and known.output.kind is not found.output.kind:

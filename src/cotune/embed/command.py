@@ -22,6 +22,9 @@ from cotune.files import check_ending, check_place, content_hash, read_standard_
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.task.reading.read import read_table
 
+_TEXTS_AT_ONCE = 512
+"""Texts between two writings of vectors into the cache; enough for batches of equal length."""
+
 ENOUGH_TO_WHITEN = 300
 
 
@@ -52,8 +55,11 @@ class CachedEmbedder:
                 known[key] = entry[0][0].astype(np.float32)
         self.found += len(known)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if missing or not texts:
-            for key, vector in zip(missing, self.embedder.embed(list(missing.values())), strict=True):
+        left = list(missing.items())
+        # Stored part by part, so that an interrupted command loses a few.
+        for start in range(0, max(1, len(left)), _TEXTS_AT_ONCE) if left or not texts else ():
+            part = left[start : start + _TEXTS_AT_ONCE]
+            for (key, _), vector in zip(part, self.embedder.embed([text for _, text in part]), strict=True):
                 self._cache.put(key, vector[None].astype(np.float64), 0)
                 known[key] = vector
         return np.stack([known[key] for key in keys])
@@ -132,6 +138,9 @@ class EmbedTask:
         given = {name: value for name, value in settings.items() if value is not None}
         chosen = EmbedSettings(**given) if given else None
         check_ending(out, FORMATS, "vectors")
+        for given_file in filter(None, (source, fit_on)):
+            if out.exists() and given_file.exists() and out.samefile(given_file):
+                raise InputError("this is the input file", where=f"--out {out}", hint="Name another file for the vectors.")
         check_place(out)
         texts, skipped = _texts_of(source, column, blank=on_blank == "skip")
         others = None if fit_on is None else _texts_of(fit_on, column, blank=on_blank == "skip")[0]

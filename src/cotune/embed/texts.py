@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def read_texts(text: str, source: str, *, column: str = "text", blank: bool = Fa
     if not lines:
         raise InputError("there are no texts", where=source, hint="Give one text per line, or JSON lines.")
     if not _OBJECT.match(lines[0][1]):
+        if source.lower().endswith((".jsonl", ".ndjson")):
+            return [_text_in(line, f"{source}, line {number}") for number, line in lines]
         return [line for _, line in lines]
     return [_text_of(line, f"{source}, line {number}", column, blank=blank) for number, line in lines]
 
@@ -78,6 +81,8 @@ def _text_of(line: str, where: str, column: str, *, blank: bool) -> str:
         row = decode_json(line)
     except ValueError as error:
         raise InputError("the line is not JSON", where=where, hint=hint) from error
+    if isinstance(row, dict) and column not in row:
+        column = column_of(column, tuple(row)) or column
     found = row.get(column) if isinstance(row, dict) else 0
     if found is None or (isinstance(found, str) and not found.strip()):
         if blank:
@@ -86,6 +91,15 @@ def _text_of(line: str, where: str, column: str, *, blank: bool) -> str:
     elif isinstance(found, str):
         return _whole(found, where)
     raise InputError(f"the line has no text in {column!r}", where=where, hint=hint)
+
+
+def _text_in(line: str, where: str) -> str:
+    """The text of a line of a file of JSON lines that are no objects: of a JSON string, or the line itself."""
+    if line.startswith('"'):
+        with suppress(ValueError):
+            if isinstance(found := decode_json(line), str):
+                return _whole(found, where)
+    return line
 
 
 def _whole(text: str, where: str) -> str:

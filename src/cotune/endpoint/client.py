@@ -295,6 +295,8 @@ class Client:
                         raise Final(f"the answer is longer than {most_bytes:,} bytes")
                 return self._read(response, bytes(data))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise Final(str(self._unusable(error))) from error
             raise TryAgain(f"the connection broke ({type(error).__name__}: {error})", paid=False) from error
         except httpx2.TimeoutException as error:
             raise TryAgain(f"no answer within {seconds:.0f} s") from error
@@ -303,7 +305,7 @@ class Client:
         except httpx2.HTTPError as error:
             raise TryAgain(f"the connection broke ({type(error).__name__}: {error})") from error
         except (UnicodeError, OSError) as error:
-            # A bad certificate or host name, which another try would not change.
+            # A bad host name, which another try would not change.
             raise Final(str(self._unusable(error))) from error
 
     def _read(self, response: httpx2.Response, data: bytes) -> Any:

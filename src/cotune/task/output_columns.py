@@ -70,18 +70,58 @@ def types_in(table: Table, name: str) -> dict[str, CellType]:
 
 
 def types_of(schema: Mapping[str, Any] | None) -> dict[str, CellType]:
-    """The type of each column by the schema of a task whose output columns were joined."""
+    """The type of each column by the schema of a task whose output columns were joined, of those whose part of it tells."""
     properties = (schema or {}).get("properties", {})
-    types = {column: str(part.get("type")) for column, part in properties.items() if isinstance(part, Mapping)}
-    return {column: _OF_SCHEMA.get(kind, "text") for column, kind in types.items()}
+    types = {column: _type_in(part) for column, part in properties.items() if isinstance(part, Mapping)}
+    return {column: kind for column, kind in types.items() if kind is not None}
+
+
+def _type_in(part: Mapping[str, Any]) -> CellType | None:
+    """The type of cells that a part of a schema allows; None if it does not tell.
+
+    Of several types texts count last: a cell that is none of the others stays a text.
+    """
+    named = part.get("type")
+    values = part["enum"] if isinstance(part.get("enum"), list) else [part["const"]] if "const" in part else []
+    kinds: list[CellType | None] = []
+    if named is not None:
+        kinds = [_OF_SCHEMA.get(str(one), "text") for one in (named if isinstance(named, list) else [named]) if one != "null"]
+    elif values:
+        kinds = [_OF_SCHEMA.get(_json_type(value), "text") for value in values if value is not None]
+    else:
+        options: list[Any] = next((part[key] for key in ("anyOf", "oneOf") if isinstance(part.get(key), list)), [])
+        kinds = [_type_in(one) for one in options if isinstance(one, Mapping) and one.get("type") != "null"]
+    others = {*kinds} - {"text"}
+    if {"int", "float"} <= others:
+        others -= {"int"}
+    if len(others) > 1 or None in others:
+        return None
+    return others.pop() if others else "text" if kinds else None
+
+
+def _json_type(value: Any) -> str:
+    """The type of a value in the words of JSON Schema."""
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "integer" if float(value).is_integer() else "number"
+    return "object" if isinstance(value, dict) else "array" if isinstance(value, list) else "string"
 
 
 def with_joined(
-    table: Table, name: str, types: Mapping[str, CellType], *, empty: bool, asked_by: str = "", option: str = ""
+    table: Table,
+    name: str,
+    types: Mapping[str, CellType],
+    *,
+    properties: Sequence[str] = (),
+    empty: bool,
+    asked_by: str = "",
+    option: str = "",
 ) -> Table:
     """The table with another column ``name`` of JSON objects, made of the columns that it lists.
 
     Args:
+        properties: names of the objects' properties, in the order of the columns; empty for the columns' names.
         types: type of the cells of each column; a cell that cannot be read as it stays a text.
         empty: whether a row without any value becomes an object without properties instead of a blank cell.
         asked_by: what requires the columns, for errors.
@@ -97,13 +137,13 @@ def with_joined(
     rows = []
     for index, row in enumerate(table.rows):
         found = {}
-        for column in columns:
+        for column, key in zip(columns, properties or columns, strict=True):
             cell, nested = row.get(column), index in table.nested.get(column, ())
             if nested and cell is None:
                 raise InputError(NOT_JSON, where=table.where(index, column), hint=NOT_JSON_HINT)
             if cell is not None and cell.strip():
-                kind = "nested" if nested else types.get(column, "text")
-                found[column] = _read(cell.strip(), kind)
+                kind = "nested" if nested else types.get(key, "text")
+                found[key] = _read(cell.strip(), kind)
         joined = json_text(found) if found else EMPTY if empty else None
         rows.append({**row, name: joined})
     return replace(table, columns=(*table.columns, name), rows=rows)
@@ -128,5 +168,9 @@ def _type_of(table: Table, column: str) -> CellType:
 def _read(cell: str, kind: CellType) -> Any:
     if kind == "nested":
         return parse_json(cell) if is_json(cell) else cell
+    own = label_type([cell]) if kind in ("int", "float") else kind
+    if kind == "int" and own == "float" and float(cell).is_integer() and abs(float(cell)) < 10**_MOST_DIGITS:
+        # A spreadsheet writes 1.0 in a column of whole numbers that has a blank cell.
+        return int(float(cell))
     # A column of numbers with decimals may have whole ones.
-    return label_value(cell, "int" if kind == "float" and label_type([cell]) == "int" else kind)
+    return label_value(cell, "int" if kind == "float" and own == "int" else kind)

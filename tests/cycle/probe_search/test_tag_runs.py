@@ -229,6 +229,12 @@ def test_several_output_columns_are_answered_in_columns(bench: Bench, tmp_path: 
         assert ended.code == 0, ended.stderr
         scores.append(json.loads(ended.stdout)["score"])
     assert scores[0] == scores[1] > 0.4
+    renamed = tmp_path / "renamed.csv"
+    renamed.write_text(sheet.read_text(encoding="utf-8").replace("way,Travel day", "Richtung,Tag", 1), encoding="utf-8")
+    ended = bench.commands.run("evaluate", str(out), str(renamed), "--output", "Richtung", "--output", "Tag", "--json")
+    assert ended.code == 0 and json.loads(ended.stdout)["score"] == scores[0], "columns of other names stand for these in order"
+    ended = run_by_probes(bench, renamed, ("ask", "Richtung"), tmp_path / "on", "--output", "Tag", "--from", str(out), *BRIEF)
+    assert ended.code == 2 and "the bundle answers with the columns 'way', 'Travel day'" in ended.stderr
     assert try_prompt(out, "What is asked? {ask}\nJSON:").to_json()
 
 
