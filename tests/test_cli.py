@@ -939,5 +939,6 @@ def test_a_name_that_the_terminals_encoding_lacks_is_escaped(tmp_path: Path) -> 
     folder = tmp_path / "的"
     folder.mkdir()
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
-    ended = subprocess.run([sys.executable, "-m", "cotune", "list", str(folder)], capture_output=True, env=environment, check=True)
+    command = [sys.executable, "-m", "cotune", "list", str(folder)]
+    ended = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert b"No runs in" in ended.stdout and b"\\u7684" in ended.stdout and not ended.stderr
