@@ -377,7 +377,7 @@ def test_prompts_must_name_the_fields_as_the_bundle_does() -> None:
     config = config_in_memory(name="t", input=["subject", "body"], output="label")
 
     def start(*fields: str) -> OpenedBundle:
-        manifest = SimpleNamespace(input_fields=fields)
+        manifest = SimpleNamespace(input_fields=fields, output_columns=())
         return cast(OpenedBundle, SimpleNamespace(known=Known(task.output), manifest=manifest))
 
     assert start_task(config, start("body", "subject"), task) is task

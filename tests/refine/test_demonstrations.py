@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cotune.config.task import Task
 from cotune.prompt.bank import seed_prompt
+from cotune.prompt.prompt import Prompt
 from cotune.refine.demonstrations import default_count, diverse, fits, fixed, not_shown, with_demonstrations
 from cotune.task.example import Example
 
@@ -103,3 +104,10 @@ def test_rows_that_are_shown_are_told_from_the_rest() -> None:
     rest = not_shown(with_demonstrations(seed_prompt(TASK), chosen), TASK.train)
     assert len(rest) == len(TASK.train) - len(chosen)
     assert not {row.id for row in chosen} & {row.id for row in rest}
+
+
+def test_copies_of_a_row_that_is_shown_count_as_shown() -> None:
+    rows = tuple(
+        Example(f"{i}", {"text": text}, "a") for i, text in enumerate(("Where is it?", "where  is IT?", "Where was it?"))
+    )
+    assert [row.id for row in not_shown(with_demonstrations(Prompt(instruction="Say."), rows[:1]), rows)] == ["2"]

@@ -45,8 +45,8 @@ def attribution_of(
         # Without tuning, all gains except the prompt's compare equal arms or repeat a comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
     # An earlier bundle that ships has a prompt of its own, whose frozen arm is not scored.
-    winner, other = results["best_tuned"].candidate, results["best_prompt"].candidate
-    left_out = () if winner.prompt.id == other.prompt.id else ("synergy",)
+    prompts = {results[name].candidate.prompt.id for name in ("best_tuned", "best_prompt") if name in results}
+    left_out = ("synergy",) if len(prompts) > 1 else ()
     aggregate = context.task.measure.aggregate
     gains = attribute(arms, metric=aggregate or "mean", groups=one.groups, seed=context.seed, left_out=left_out)
     if not context.can.tune:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.example import Example
-from cotune.task.split import stratum_of
+from cotune.task.split import duplicate_key, stratum_of
 from cotune.task.task import Task
 
 MOST_WORDS = 60
@@ -113,10 +113,11 @@ def in_order(prompt: Prompt, fields: Sequence[str]) -> Prompt:
 def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...]:
     """The rows that the prompt does not show as demonstrations, and that may be used to train under it.
 
-    With nearest demonstrations these are all rows, since no row is shown itself.
+    Copies of a row that is shown, also in other letter case or white space, count as shown. With nearest demonstrations these
+    are all rows, since no row is shown itself.
     """
-    shown = {shown.fields for shown in prompt.always_shown}
-    return tuple(row for row in examples if tuple(row.fields.items()) not in shown)
+    shown = {duplicate_key(Example("", dict(shown.fields), shown.output)) for shown in prompt.always_shown}
+    return tuple(row for row in examples if duplicate_key(row) not in shown)
 
 
 def _balanced(

@@ -13,6 +13,7 @@ from cotune.config.task import Task
 from cotune.cycle.probe_search.readouts.label_names import PREFIX, better_by_an_error, label_name_rows
 from cotune.cycle.probe_search.splits import Split, with_rows
 from cotune.cycle.run import run as run_cycle
+from cotune.task.example import Example
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -85,3 +86,12 @@ def test_a_gain_within_a_standard_error_is_none() -> None:
 
     assert 0.1 < used(0.0) < 0.22
     assert used(0.5) > 0.98
+
+
+def test_further_rows_of_a_group_that_is_held_out_are_not_learnt_from() -> None:
+    def row(name: str, group: str | None) -> Example:
+        return Example(name, {"text": name}, "a", group)
+
+    splits = [Split((row("1", "a"),), (row("2", "b"),)), Split((row("2", "b"),), (row("1", "a"),))]
+    found = with_rows(splits, [row("3", "a"), row("4", "b"), row("5", None)])
+    assert [[one.id for one in split.learn] for split in found] == [["1", "3", "5"], ["2", "4", "5"]]

@@ -66,5 +66,10 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
 
 
 def with_rows(splits: Sequence[Split], rows: Sequence[Example]) -> tuple[Split, ...]:
-    """Splits that also learn from further rows."""
-    return tuple(Split((*split.learn, *rows), split.held) for split in splits)
+    """Splits that also learn from further rows, except those of a group that the split holds out."""
+
+    def fit(split: Split) -> list[Example]:
+        held = {row.group for row in split.held} - {None}
+        return [row for row in rows if row.group not in held]
+
+    return tuple(Split((*split.learn, *fit(split)), split.held) for split in splits)
