@@ -298,6 +298,11 @@ def test_new_rows_of_a_single_label_are_enough_beside_the_old_ones(later: Later,
     summary = summary_of(tmp_path / "run")
     assert summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
     assert summary["previous"]["replay"]["replay_train"] > 0 and list(summary["previous"]["parts"]) == ["all"]
+    # Probes tell labels apart, so that the old rows are needed there.
+    refused = later.run(tmp_path / "probes", "tune.readout=auto", data=tmp_path / "one.csv")
+    assert (
+        refused.code == 2 and "all labelled rows have the label 'hard_metal'" in refused.stderr and "--replay" in refused.stderr
+    )
     alone = cotune.Task.from_rows(new, start=later.bundle)
     assert alone.labels == ("animal", "fruit", "hard_metal", "tool") and {row.output for row in alone.train} == {"hard_metal"}
     with pytest.raises(cotune.InputError, match="every row has the same label"):

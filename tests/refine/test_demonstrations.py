@@ -111,3 +111,15 @@ def test_copies_of_a_row_that_is_shown_count_as_shown() -> None:
         Example(f"{i}", {"text": text}, "a") for i, text in enumerate(("Where is it?", "where  is IT?", "Where was it?"))
     )
     assert [row.id for row in not_shown(with_demonstrations(Prompt(instruction="Say."), rows[:1]), rows)] == ["2"]
+
+
+def test_the_only_row_of_a_label_is_not_shown() -> None:
+    """It would not be learnt from, so that the label could never be answered."""
+    rows = [{"text": f"row {place}", "label": "ab"[place % 2]} for place in range(20)]
+    rows += [{"text": f"only {name}", "label": name} for name in "cde"]
+    rows += [{"text": text, "label": "f"} for text in ("one F", "one f")]
+    other = [[{"text": f"{name} {place}", "label": "ab"[place % 2]} for place in range(6)] for name in ("dev", "test")]
+    task = Task.from_rows(rows, input="text", output="label", dev=other[0], test=other[1])
+    assert len(task.train) == 25
+    shown = {row.output for seed in range(5) for row in fixed(task, np.random.default_rng(seed))}
+    assert shown == {"a", "b"}

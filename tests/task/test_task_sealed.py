@@ -131,3 +131,13 @@ def test_a_sample_is_sealed_as_well_and_drawn_by_its_seed(sealed: SealedTest) ->
     }
     with pytest.raises(CotuneError, match="open"):
         few.sample(1, seed=1)
+
+
+def test_another_run_of_the_process_may_open_the_test_for_its_own_arms() -> None:
+    test = SealedTest([Example("1", {"text": "a"}, "x")], given_hash="given")
+    test.open({"arm": "one"})
+    again = test.sealed_again()
+    assert again.open({"arm": "other"}).frozen == {"arm": "other"}
+    assert (again.content_hash, again.order_hash, again.given_hash) == (test.content_hash, test.order_hash, "given")
+    with pytest.raises(CotuneError, match="opened for other arms before"):
+        test.open({"arm": "other"})

@@ -147,8 +147,16 @@ def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
     """Check before any computation that the probes that a config asks for are possible.
 
     Raises:
-        InputError: ``tune.readout`` is ``probe`` and probes are impossible.
+        InputError: ``tune.readout`` is ``probe`` and probes are impossible, or the rows of a warm start have a single label.
     """
+    rows = (*task.train, *task.dev)
+    reads = config.tune.readout != "words" and not task.output.kind.written and backend.capabilities.hidden_states
+    if reads and len(names := {row.output for row in rows}) == 1:
+        raise InputError(
+            f"all labelled rows have the label {names.pop()!r}, and a probe needs two",
+            where="data.train",
+            hint="Learn from the old rows too with --replay, or read label words with tune.readout=words.",
+        )
     if config.tune.readout != "probe":
         return
     if task.output.kind.written and task.output.fields is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +123,9 @@ def run(
     if task is None:
         ended = (out / SUMMARY).is_file()
         say(view, f"{out} holds a finished run: reading the rows to check that it is the same" if ended else "reading the rows")
+    else:
+        # An earlier run with this task may have opened its test for other arms.
+        task = replace(task, test=task.test.sealed_again())
     inputs = read_inputs(config, out, task, prompts)
     check_spread(executor, inputs.config, inputs.task, backend_of(inputs.config).alone)
     with open_folder(out, inputs.config, inputs.identity, command) as folder:

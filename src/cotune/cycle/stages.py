@@ -48,7 +48,7 @@ from cotune.files import write_json, write_text
 from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.run_files import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
-from cotune.task.example import groups_of
+from cotune.task.example import Example, groups_of
 from cotune.task.split import duplicate_key
 
 
@@ -118,7 +118,8 @@ def prepare(
 def search(prepared: Prepared) -> SearchResult:
     """Search until the rest of the budget is needed for the arms and the test."""
     # A run that is stopped leaves a bundle too.
-    _write_row_hashes(prepared.context, prepared.context.task.test.input_hashes)
+    context = prepared.context
+    _write_row_hashes(context, (*context.given.train, *context.given.dev), context.task.test.input_hashes)
     found: SearchResult = prepared.policy.search()
     return found
 
@@ -167,7 +168,8 @@ def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested
         **({} if doubt is None else {CONFORMAL: doubt}),
     }
     save_candidate(context, confirmed.winner.candidate, out / BUNDLE, metrics, config.model)
-    _write_row_hashes(context, map(duplicate_key, tested.results[confirmed.ships].rows))
+    learnt = (*context.task.train, *context.task.dev, *found.further_rows)
+    _write_row_hashes(context, learnt, map(duplicate_key, tested.results[confirmed.ships].rows))
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # Return the same values that are later read from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
@@ -182,9 +184,8 @@ def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested
     return summary
 
 
-def _write_row_hashes(context: RunContext, tested: Iterable[str]) -> None:
-    learnt = map(duplicate_key, (*context.task.train, *context.task.dev))
-    write_row_hashes(context.folder, learnt=learnt, tested=tested)
+def _write_row_hashes(context: RunContext, learnt: Iterable[Example], tested: Iterable[str]) -> None:
+    write_row_hashes(context.folder, learnt=map(duplicate_key, learnt), tested=tested)
 
 
 def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt]) -> None:

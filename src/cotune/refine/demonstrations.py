@@ -36,6 +36,18 @@ def fits(example: Example) -> bool:
     return sum(len(text.split()) for text in example.fields.values()) <= MOST_WORDS
 
 
+def showable(rows: Sequence[Example], task: Task) -> list[Example]:
+    """The rows that may be shown as demonstrations: short ones whose label has another row, which is no copy.
+
+    A row that is shown is not learnt from, so a label whose only row is shown could not be learnt.
+    """
+    short = [row for row in rows if fits(row)]
+    if not task.labels:
+        return short
+    different = Counter(label for label, _ in {(row.output, duplicate_key(row)) for row in task.train})
+    return [row for row in short if different[row.output] > 1]
+
+
 def strata(task: Task, rows: Sequence[Example]) -> list[str]:
     """The stratum of each row, over which the choice is balanced: its label, or the same for all rows of generated answers."""
     return list(map(stratum_of(task.output.kind), rows))
@@ -48,7 +60,7 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None) -> tupl
         k: number of rows; None takes :func:`default_count`.
     """
     count = default_count(len(task.labels)) if k is None else k
-    rows = [row for row in task.train if fits(row)]
+    rows = showable(task.train, task)
     order = rng.permutation(len(rows))
     score = np.empty(len(rows))
     score[order] = np.arange(len(rows))

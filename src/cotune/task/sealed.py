@@ -63,6 +63,13 @@ class SealedTest:
         self.order_hash = order_hash(self.__examples)
         self.given_hash = given_hash or self.content_hash
 
+    def sealed_again(self) -> SealedTest:
+        """The same test for another run of this process, which opens it for arms of its own.
+
+        The ledger of openings counts both.
+        """
+        return SealedTest(self.__examples, self.given_hash)
+
     def __repr__(self) -> str:
         return f"SealedTest(n={self.n}, content_hash={self.content_hash!r})"
 

@@ -17,10 +17,12 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
-from cotune.cycle.search.pool import NEAR, next_pool, opening_pool, shown_text, thinned
+from cotune.cycle.search.pool import NEAR, leaves_rows, next_pool, opening_pool, shown_text, thinned
 from cotune.embed import distances
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
+from cotune.refine import with_demonstrations
+from cotune.task.example import Example
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 
@@ -123,3 +125,11 @@ def test_rows_that_occur_often_are_not_shown(tmp_path: Path) -> None:
         context = RunContext(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
         pool = opening_pool(context, [seed_prompt(task)], 12, demonstrations=True)
         assert any(proposal.prompt.demonstrations for proposal in pool) == shown
+
+
+def test_a_prompt_that_shows_all_rows_of_a_label_does_not_race() -> None:
+    rows = [Example(f"{place}", {"text": f"row {place}"}, "aab"[place % 3]) for place in range(6)]
+    prompt = with_demonstrations(Prompt(instruction="Say."), [rows[0], rows[2]])
+    assert leaves_rows(prompt, rows, labels=True)
+    both = with_demonstrations(prompt, [rows[0], rows[2], rows[5]])
+    assert not leaves_rows(both, rows, labels=True) and leaves_rows(both, rows)

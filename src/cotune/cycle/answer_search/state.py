@@ -9,6 +9,7 @@ from cotune.cycle.answer_search.race import FINAL, RaceResult
 from cotune.cycle.answer_search.trial import Trial
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
+from cotune.task.example import Example
 
 
 @dataclass
@@ -34,6 +35,11 @@ class Search:
     trials: list[Trial]
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def further_rows(self) -> tuple[Example, ...]:
+        """None: the whole of train is learnt from."""
+        return ()
 
     @property
     def finalists(self) -> list[Prompt]:

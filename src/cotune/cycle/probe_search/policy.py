@@ -102,7 +102,7 @@ def parts_of(
     elif context.choosing.reads_words:
         embedding.layers = HEURISTICS.word_layers(context.model.depth)
     trials = Trials(context, embedding, window_settings(config, context), window, within)
-    return trials, Prices(trials, config.evaluate)
+    return trials, Prices(trials, config.evaluate, previous)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:

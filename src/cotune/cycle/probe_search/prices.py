@@ -10,6 +10,7 @@ from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
 from cotune.cycle.diagnostics.slices import END_SHARE
+from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.splits import Split
@@ -32,9 +33,15 @@ def too_small(context: RunContext, what: str, needed: float, left: float) -> Bud
 
 
 class Prices:
-    """Prices by the measurements so far; ``evaluate`` says what is measured after the test."""
+    """Prices by the measurements so far.
 
-    def __init__(self, trials: Trials, evaluate: EvaluateConfig) -> None:
+    Args:
+        evaluate: what is measured after the test.
+        previous: the bundle that a warm start begins with, which is an arm.
+    """
+
+    def __init__(self, trials: Trials, evaluate: EvaluateConfig, previous: Previous | None = None) -> None:
+        self._previous = previous
         self._context, self._embedding, self._trials, self._evaluate = trials.context, trials.embedding, trials, evaluate
         self.fixed = closing_cost(trials.context.spending.budget)
         """Cost of saving and the report under a time budget."""
@@ -157,7 +164,7 @@ class Prices:
         """
         test = self._context.task.test.n if test is None else test
         arms = 2 * self._embedding.row_cost(seed, test, layers=[min(self._embedding.layers)])
-        return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
+        return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self._unchanged(test) + self.fixed
 
     def test(
         self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True, rows: int | None = None
@@ -179,7 +186,18 @@ class Prices:
             # The frozen arm of the same prompt runs first, through the layers below the window.
             known = edge if edge < layers.get(fit.prompt.id, 0) else 0
             arms += self._embedding.row_cost(fit.prompt, rows, layers=[self._trials.layer(fit)], edge=known)
+        arms += self._unchanged(rows)
         return HEURISTICS.care * (arms + (zero_shot_cost(self._context, search.seed.prompt) if words else 0.0)) + self.fixed
+
+    def _unchanged(self, rows: int) -> float:
+        """Cost of the earlier bundle on dev and on ``rows`` test rows."""
+        if self._previous is None:
+            return 0.0
+        context, candidate = self._context, self._previous.candidate
+        count, probe = len(context.dev) + rows, context.model.adapters.probe(candidate.adapter)
+        if probe is None:
+            return count * context.spending.rows.scored(candidate.prompt)
+        return self._embedding.row_cost(candidate.prompt, count, layers=[probe.layer])
 
     def extras(self) -> float:
         """Maximum cost of measurements after the test, which decide nothing; a search that could continue leaves this."""

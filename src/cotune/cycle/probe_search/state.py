@@ -141,6 +141,11 @@ class LabelSearch:
         """Prompts whose weights were tuned."""
         return len({e.fit.prompt.id for e in self.evidence if e.tuned})
 
+    @property
+    def further_rows(self) -> tuple[Example, ...]:
+        """Rows that were learnt from and not raced; also the names of labels and a teacher's rows."""
+        return self.written
+
     def of(self, prompt_id: str, *, tuned: bool) -> Evidence | None:
         """The best evidence of a prompt, frozen or tuned; None if there is none."""
         return _best([e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned])

@@ -13,7 +13,7 @@ from cotune.embed import centred, farthest_first, whole_texts, without_near_dupl
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, not_shown, with_demonstrations
-from cotune.refine.demonstrations import default_count, fits, strata
+from cotune.refine.demonstrations import default_count, fits, showable, strata
 from cotune.refine.mutate import DemonstrationPool, mutate
 from cotune.task.example import Example
 
@@ -24,7 +24,7 @@ _EMBEDDED_ROWS = 96
 
 def demonstration_pool(context: RunContext) -> DemonstrationPool:
     """Draw demonstrations from train: half of the time diverse rows by the model's embedding, otherwise random rows."""
-    rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
+    rows = showable(context.train_sample, context.task)[:_EMBEDDED_ROWS]
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
         if not rows:
@@ -119,7 +119,8 @@ def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: i
     """Drop prompts without room for a row, or that show repeated rows; embed, drop near-duplicates, order and cut; a step."""
 
     def races(prompt: Prompt) -> bool:
-        return leaves_rows(prompt, context.task.train) and has_room(context, prompt)
+        labels = bool(context.task.labels) and context.can.tune
+        return leaves_rows(prompt, context.task.train, labels=labels) and has_room(context, prompt)
 
     proposals = [p for i, p in enumerate(proposals) if i in keep or races(p.prompt)]
     if not proposals:
@@ -174,13 +175,17 @@ def has_room(context: RunContext, prompt: Prompt) -> bool:
     return len(row.prompt_ids) <= renderer.max_tokens * 7 // 8
 
 
-def leaves_rows(prompt: Prompt, train: Sequence[Example]) -> bool:
-    """Whether a prompt's demonstrations have few copies among the train rows.
+def leaves_rows(prompt: Prompt, train: Sequence[Example], *, labels: bool = False) -> bool:
+    """Whether a prompt's demonstrations have few copies among the train rows, and leave a row of each label.
 
     A row that a prompt shows counts neither in the race nor in training, and no copy of it does. A prompt that shows rows that
-    occur often would be judged on other rows than the rest of the pool, or have none to learn from.
+    occur often would be judged on other rows than the rest of the pool, or have none to learn from; one that shows all rows of
+    a label could not learn it, and would win the race by not being judged on it. ``labels`` says whether outputs are labels.
     """
-    return len(train) - len(not_shown(prompt, train)) <= 2 * len(prompt.demonstrations)
+    left = not_shown(prompt, train)
+    if len(train) - len(left) > 2 * len(prompt.demonstrations):
+        return False
+    return not labels or {row.output for row in left} == {row.output for row in train}
 
 
 def shown_text(prompt: Prompt) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from cotune.cycle.context import RunContext
 from cotune.refine import Proposal
+from cotune.task.example import Example
 
 
 class SearchResult(Protocol):
@@ -27,6 +28,11 @@ class SearchResult(Protocol):
     @property
     def prompts_tuned(self) -> int:
         """Prompts whose weights were tuned."""
+        ...
+
+    @property
+    def further_rows(self) -> Sequence[Example]:
+        """Rows beside train and dev of the task that were learnt from."""
         ...
 
 
