@@ -226,6 +226,16 @@ def check_ending(path: Path, endings: Sequence[str], what: str) -> None:
         )
 
 
+def check_not_input(out: Path, source: Path, what: str) -> None:
+    """Check that an output file is not the file that is read; ``what`` is written.
+
+    Raises:
+        InputError: it is.
+    """
+    if out.exists() and source.exists() and out.samefile(source):
+        raise InputError("this is the input file", where=f"--out {out}", hint=f"Name another file for the {what}.")
+
+
 def check_place(path: Path) -> None:
     """Check that a file can be written at a path, before anything is computed.
 

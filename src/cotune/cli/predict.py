@@ -27,7 +27,7 @@ from cotune.cli.program import (
 )
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import InputError, counted, shortened, shown_names
-from cotune.files import check_place
+from cotune.files import check_not_input, check_place
 from cotune.garbage import collection_paused
 from cotune.streams import utf8_streams
 
@@ -240,8 +240,7 @@ def _answer_file(
 
     if out is not None:
         check_suffix(out)
-        if out.exists() and rows.exists() and out.samefile(rows):
-            raise InputError("this is the input file", where=f"--out {out}", hint="Name another file for the answers.")
+        check_not_input(out, rows, "answers")
         check_place(out)
     sheet = read_sheet(rows)
     manifest = read_manifest(bundle_folder(bundle))

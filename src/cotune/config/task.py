@@ -186,7 +186,8 @@ class Task(_Task):
         """
         bundle = None if start is None else _Bundle(start)
         input_fields, output_field = _columns(input, output, bundle)
-        columns = (*input_fields, *(listed_columns(output_field) or (output_field,) if _several(output) else (output_field,)))
+        listed = listed_columns(output_field) if _several(output) else ()
+        columns = (*input_fields, *(listed or (output_field,)))
         train = _named(rows, columns, "train")
         if bundle is None:
             _check_defaults(train, input, output)

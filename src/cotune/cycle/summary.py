@@ -44,7 +44,7 @@ def attribution_of(
     if not context.can.tune:
         # Without tuning, all gains except the prompt's compare equal arms or repeat a comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
-    # An earlier bundle that ships has a prompt of its own, whose frozen arm is not scored.
+    # An earlier bundle that ships has another prompt, whose frozen arm is not scored.
     prompts = {results[name].candidate.prompt.id for name in ("best_tuned", "best_prompt") if name in results}
     left_out = ("synergy",) if len(prompts) > 1 else ()
     aggregate = context.task.measure.aggregate

@@ -18,7 +18,7 @@ from cotune.embed.standardize import Standard, Standardizer, Vectors
 from cotune.embed.text import EmbedSettings, Pooling
 from cotune.embed.texts import FORMATS, TABLES, read_texts, texts_of_table, write_vectors
 from cotune.errors import InputError
-from cotune.files import check_ending, check_place, content_hash, read_standard_input, read_text
+from cotune.files import check_ending, check_not_input, check_place, content_hash, read_standard_input, read_text
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.task.reading.read import read_table
 
@@ -57,7 +57,7 @@ class CachedEmbedder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         left = list(missing.items())
         # Stored part by part, so that an interrupted command loses a few.
-        for start in range(0, max(1, len(left)), _TEXTS_AT_ONCE) if left or not texts else ():
+        for start in range(0, len(left), _TEXTS_AT_ONCE) if texts else (0,):
             part = left[start : start + _TEXTS_AT_ONCE]
             for (key, _), vector in zip(part, self.embedder.embed([text for _, text in part]), strict=True):
                 self._cache.put(key, vector[None].astype(np.float64), 0)
@@ -138,9 +138,9 @@ class EmbedTask:
         given = {name: value for name, value in settings.items() if value is not None}
         chosen = EmbedSettings(**given) if given else None
         check_ending(out, FORMATS, "vectors")
-        for given_file in filter(None, (source, fit_on)):
-            if out.exists() and given_file.exists() and out.samefile(given_file):
-                raise InputError("this is the input file", where=f"--out {out}", hint="Name another file for the vectors.")
+        check_not_input(out, source, "vectors")
+        if fit_on is not None:
+            check_not_input(out, fit_on, "vectors")
         check_place(out)
         texts, skipped = _texts_of(source, column, blank=on_blank == "skip")
         others = None if fit_on is None else _texts_of(fit_on, column, blank=on_blank == "skip")[0]

@@ -166,7 +166,7 @@ def _group(arms: Mapping[str, Any], names: tuple[str, ...]) -> ArmGroup:
     lead = next(name for name in (*_LEADING, *names) if name in names and is_frozen(arms, name) == frozen)
     title, meaning = arm_name(lead), _ARMS.get(lead, ("", ""))[1]
     if lead == "best_prompt" and previous_ships(arms):
-        # The winner, the earlier bundle, has a prompt of its own.
+        # The winner, the earlier bundle, has another prompt.
         meaning = "best new prompt, base model"
     group = ArmGroup(names, _FROZEN_NAMES.get(lead, title) if frozen else title, meaning, frozen)
     return replace(group, meaning=f"{meaning.replace('tuned model', 'base model')}: not tuned") if group.untuned else group

@@ -15,6 +15,7 @@ from cotune.task.reading.field_names import with_headers
 from cotune.task.reading.table import Table
 from cotune.task.values.json_value import is_json, json_text, parse_json
 from cotune.task.values.label_type import LabelType, label_type, label_value
+from cotune.task.values.schema import kind_of
 
 CellType = Literal[LabelType, "nested"]
 EMPTY = "{}"
@@ -87,7 +88,7 @@ def _type_in(part: Mapping[str, Any]) -> CellType | None:
     if named is not None:
         kinds = [_OF_SCHEMA.get(str(one), "text") for one in (named if isinstance(named, list) else [named]) if one != "null"]
     elif values:
-        kinds = [_OF_SCHEMA.get(_json_type(value), "text") for value in values if value is not None]
+        kinds = [_OF_SCHEMA.get(kind_of(value), "text") for value in values if value is not None]
     else:
         options: list[Any] = next((part[key] for key in ("anyOf", "oneOf") if isinstance(part.get(key), list)), [])
         kinds = [_type_in(one) for one in options if isinstance(one, Mapping) and one.get("type") != "null"]
@@ -97,15 +98,6 @@ def _type_in(part: Mapping[str, Any]) -> CellType | None:
     if len(others) > 1 or None in others:
         return None
     return others.pop() if others else "text" if kinds else None
-
-
-def _json_type(value: Any) -> str:
-    """The type of a value in the words of JSON Schema."""
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int | float):
-        return "integer" if float(value).is_integer() else "number"
-    return "object" if isinstance(value, dict) else "array" if isinstance(value, list) else "string"
 
 
 def with_joined(

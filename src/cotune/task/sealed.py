@@ -64,7 +64,7 @@ class SealedTest:
         self.given_hash = given_hash or self.content_hash
 
     def sealed_again(self) -> SealedTest:
-        """The same test for another run of this process, which opens it for arms of its own.
+        """The same test for another run of this process, which opens it for other arms.
 
         The ledger of openings counts both.
         """

@@ -80,6 +80,8 @@ def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) 
             model: Any = light_llama(folder, _tensors_in(folder, dtype))
         else:
             tokenizer, model = _whole(folder, dtype)
+            if known is None:
+                _check_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
     # Checkpoints in some formats need further packages. A damaged config may fail in any way inside transformers.
     except (*_LOADING, ImportError, TypeError, AttributeError, ArithmeticError, _config_error()) as error:
         raise _not_loaded(folder, error) from error
@@ -160,9 +162,7 @@ def _whole(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if missing := sorted(found["missing_keys"]):
         # transformers draws them at random, each time anew, and only logs a warning.
         raise ValueError(f"its weights lack {shown_names(missing, 3)}")
-    tokenizer = load_tokenizer(folder)
-    _check_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
-    return tokenizer, model.eval()
+    return load_tokenizer(folder), model.eval()
 
 
 def _check_tokens(tokenizer: Any, known: int) -> None:

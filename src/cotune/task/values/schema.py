@@ -45,7 +45,7 @@ def infer_schema(values: Sequence[Any], how: Strictness = "plain") -> dict[str, 
         how: ``bounded`` also gives bounds to whole numbers for which the same is true; ``read`` enumerates texts and numbers
             with up to 200 values, and a tenth of the rows may have one that occurs once.
     """
-    kinds = list(dict.fromkeys(map(_kind, values)))
+    kinds = list(dict.fromkeys(map(kind_of, values)))
     if "integer" in kinds and "number" in kinds:
         kinds.remove("integer")
     options = [_of_kind(kind, [v for v in values if _fits(kind, v)], how) for kind in kinds]
@@ -216,7 +216,8 @@ def _names(values: Sequence[Any]) -> list[str]:
     return names
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The type of a JSON value in the words of JSON Schema."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -229,4 +230,4 @@ def _kind(value: Any) -> str:
 
 
 def _fits(kind: str, value: Any) -> bool:
-    return _kind(value) == kind or (kind == "number" and _kind(value) == "integer")
+    return kind_of(value) == kind or (kind == "number" and kind_of(value) == "integer")
