@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,22 @@ def test_whitening_gives_every_direction_the_same_variance() -> None:
     np.testing.assert_allclose(np.linalg.norm(fitted.apply(vectors), axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(Standardizer.fit(other, "centre").mean, other.mean(0), atol=1e-4)
     assert np.allclose(centred(vectors), Standardizer.fit(vectors).apply(vectors))
+
+
+def test_many_vectors_are_whitened_as_their_decomposition_whitens_them_in_less_memory() -> None:
+    scales = np.geomspace(9, 0.1, 32)
+    vectors = (np.random.default_rng(1).normal(size=(40_000, 32)) * scales + 3).astype(np.float32)
+    tracemalloc.start()
+    fitted = Standardizer.fit(vectors, "whiten", keep=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < vectors.nbytes
+    _, lengths, directions = np.linalg.svd((vectors - fitted.mean).astype(np.float64), full_matrices=False)
+    expected = directions[:8].T * np.sqrt(len(vectors) - 1) / lengths[:8]
+    assert fitted.rotation is not None
+    # A direction may point either way.
+    signs = np.sign((fitted.rotation * expected).sum(axis=0))
+    np.testing.assert_allclose(fitted.rotation * signs, expected, atol=2e-4)
 
 
 def test_a_long_text_is_read_to_its_end_in_pieces() -> None:

@@ -19,12 +19,14 @@ from cotune.bundle.manifest import Manifest
 from cotune.bundle.scored import LabelledRows
 from cotune.config.task import Task
 from cotune.errors import InputError
+from cotune.task.assemble import Source, assemble
+from cotune.task.known import Known
 from cotune.task.reading.cells import column_of, is_field_name
 from cotune.task.reading.field_names import field_names
 from cotune.task.reading.read import read_table
 from cotune.task.reading.table import table_from_rows
 from cotune.task.values.label_type import label_type, label_value
-from cotune.task.values.number_style import number_style
+from cotune.task.values.number_style import NumberStyle, number_style
 from cotune.task.values.output import Output
 
 
@@ -125,6 +127,31 @@ def test_a_style_is_told_and_a_cell_in_another_is_refused() -> None:
         Task.from_frame(rows(120, written), input="the text", output="out", test=bad)
     with pytest.raises(InputError, match="read only if all cells have the same"):
         Task.from_frame(rows(120, [*written, "9 g"]), input="the text", output="out", type="number")
+
+
+def test_a_few_cells_are_read_in_the_format_of_the_rows_that_a_bundle_was_made_from(tmp_path: Path) -> None:
+    trained = Task.from_frame(rows(120, [f"{i}.{i + 100},50 €" for i in range(1, 41)]), input="the text", output="out")
+    stored = Output.from_json(json.loads(json.dumps(trained.output.to_json())))
+    assert stored == trained.output and stored.style == NumberStyle(decimal_comma=True, unit="€")
+    # Alone, these would be numbers with a decimal point.
+    ambiguous = ["1.500 €", "2.250 €"]
+    manifest = SimpleNamespace(
+        input_fields=("the_text",), output_field="out", output=stored, named_metric="r2", metric="r2", output_columns=()
+    )
+    scored = LabelledRows.of(table_from_rows(rows(4, ambiguous), "rows"), cast("Manifest", manifest))
+    assert {row.output for row in scored.rows} == {"1500", "2250"}
+    source = Source(table_from_rows(rows(60, ambiguous), "rows"), None, None, ("the text",), "out", known=Known(stored))
+    assert {row.output for row in assemble(source, None).train} == {"1500", "2250"}
+    plain = Source(table_from_rows(rows(60, [1.5, 2.25]), "rows"), None, None, ("the text",), "out", known=Known(stored))
+    assert {row.output for row in assemble(plain, None).train} == {"1.5", "2.25"}
+
+
+@pytest.mark.parametrize("style", [{}, {"decimal_comma": 1, "unit": ""}, {"decimal_comma": True, "unit": None}, "€"])
+def test_an_invalid_number_format_of_a_bundle_is_refused(style: Any) -> None:
+    with pytest.raises(InputError, match="number format"):
+        Output.from_json({"type": "number", "schema": {"type": "number"}, "style": style})
+    with pytest.raises(InputError, match="has no number format"):
+        Output.from_json({"type": "label", "labels": ["a", "b"], "style": {"decimal_comma": True, "unit": ""}})
 
 
 @pytest.mark.parametrize(

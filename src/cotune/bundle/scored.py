@@ -147,7 +147,7 @@ class LabelledRows:
             asked_by={name: "the bundle" for name in (*manifest.input_fields, manifest.output_field) if name != column},
             options={manifest.output_field: "--output"},
         )
-        source, styled = with_style(source, output.type)
+        source, styled = with_style(source, output.type, output.style)
         known = output.labels if output.label_type != "text" else ()
         rows = examples_from(table, "row", source, output.type, known)
         if not rows:

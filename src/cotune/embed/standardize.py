@@ -14,6 +14,9 @@ Vectors = NDArray[np.float32]
 Standard = Literal["none", "centre", "half_whiten", "whiten"]
 
 _POWERS = {"half_whiten": 0.5, "whiten": 1.0}
+_SMALLEST = 1e-5
+"""Share of the largest standard deviation below which a direction is rounding error of single precision."""
+_PART = 4096
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,11 @@ class Standardizer:
             return cls(mean)
         if len(vectors) < 2:
             raise InputError("whitening needs at least two texts", where="texts", hint="Give more texts, or only centre.")
-        _, lengths, directions = np.linalg.svd((vectors - mean).astype(np.float64), full_matrices=False)
-        kept = min(keep, int((lengths > lengths[0] * 1e-6).sum()))
+        deviations, directions = _principal_directions(vectors, mean)
+        kept = min(keep, int((deviations > deviations[0] * _SMALLEST).sum()))
         if not kept:
             raise InputError("whitening needs different vectors", where="texts", hint="Give other texts, or only centre.")
-        scale = (np.sqrt(len(vectors) - 1) / lengths[:kept]) ** _POWERS[kind]
-        return cls(mean, (directions[:kept].T * scale).astype(np.float32))
+        return cls(mean, (directions[:, :kept] / deviations[:kept] ** _POWERS[kind]).astype(np.float32))
 
     def apply(self, vectors: Vectors) -> Vectors:
         """Apply the map; returns unit vectors ``[texts, kept]``."""
@@ -63,6 +65,24 @@ class Standardizer:
         if self.rotation is not None:
             moved = moved @ self.rotation
         return unit(moved)
+
+
+def _principal_directions(vectors: Vectors, mean: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standard deviations in the directions in which vectors vary, largest first, and the directions ``[width, directions]``.
+
+    Many vectors are summed into a covariance matrix part by part: a decomposition of the vectors themselves would need several
+    copies of them in double precision.
+    """
+    count, width = vectors.shape
+    if count <= width:
+        _, lengths, directions = np.linalg.svd((vectors - mean).astype(np.float64), full_matrices=False)
+        return lengths / np.sqrt(count - 1), directions.T
+    covariance = np.zeros((width, width))
+    for start in range(0, count, _PART):
+        part = (vectors[start : start + _PART] - mean).astype(np.float64)
+        covariance += part.T @ part
+    variances, directions = np.linalg.eigh(covariance / (count - 1))
+    return np.sqrt(np.maximum(variances[::-1], 0.0)), directions[:, ::-1]
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:

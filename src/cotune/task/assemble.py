@@ -110,7 +110,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     _check_request(source)
     source = _with_truth_values(source)
     kind, guess = _type(source)
-    source, styled = with_style(source, kind)
+    source, styled = with_style(source, kind, source.known.output.style if source.known is not None else None)
     named = None if metric is None else metric_for(metric, Output(kind), run=source.run_metric)
     typed = not KINDS[kind].written and not any(source.output_field in table.texts for table in _tables(source))
     known = {*(source.labels or ()), *(source.known.output.labels if source.known is not None else ())} if typed else set()
@@ -154,7 +154,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     answers, texts = [row.output for row in (*train, *dev)], [row.text for row in (*train, *dev)]
     known_parts = source.known.output.copied if source.known is not None else ()
     copied = KINDS[kind].copied(schema if read_schema is None else read_schema, answers, texts, known_parts)
-    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied, read_text)
+    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text", copied, read_text, source.style)
     train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)
     replay = Replay()
@@ -346,10 +346,19 @@ def _with_truth_values(source: Source) -> Source:
     return replace(source, labels=tuple(spelled.get(label.strip(), label) for label in source.labels))
 
 
-def with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
-    """The source with its number format, if numbers are not plain, and a finding about that."""
+def with_style(source: Source, kind: OutputType, known: NumberStyle | None = None) -> tuple[Source, tuple[Finding, ...]]:
+    """The source with its number format, if numbers are not plain, and a finding about that.
+
+    Args:
+        source: where the cells come from.
+        kind: type of the output.
+        known: format of the rows that a bundle was made from. It holds if it fits all cells: a few cells such as ``1.234``
+            alone do not tell whether the point separates thousands.
+    """
     cells = source.train.filled(source.output_field)
-    style = number_style(cells) if KINDS[kind].styled else None
+    if not KINDS[kind].styled or not cells:
+        return source, ()
+    style = known if known is not None and known.fits(cells) else number_style(cells)
     if style is None:
         return source, ()
     # A cell that shows the style.

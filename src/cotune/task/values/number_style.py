@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from cotune.task.values.number import number_text, parse_number
 
@@ -45,6 +46,28 @@ class NumberStyle:
         if self.decimal_comma:
             digits = digits.replace(".", "").replace(",", ".")
         return parse_number(digits)
+
+    def fits(self, cells: Sequence[str]) -> bool:
+        """Whether all cells are numbers of this format."""
+        return all(self.read(cell) is not None for cell in cells)
+
+    def to_json(self) -> dict[str, Any]:
+        """For bundles."""
+        return {"decimal_comma": self.decimal_comma, "unit": self.unit}
+
+    @classmethod
+    def from_json(cls, data: Any) -> NumberStyle:
+        """Inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: it is not a valid description.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"decimal_comma", "unit"}:
+            raise ValueError("a number format has the keys decimal_comma and unit")
+        comma, unit = data["decimal_comma"], data["unit"]
+        if not isinstance(comma, bool) or not isinstance(unit, str):
+            raise ValueError("decimal_comma is true or false, and unit a text")
+        return cls(comma, unit)
 
     def told(self, example: str) -> str:
         """The format in words, with a cell as an example."""

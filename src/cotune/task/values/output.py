@@ -13,6 +13,7 @@ from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
 from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
+from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.output_fields import AnswerFields, CopiedField
 from cotune.task.values.scale import Scale
 from cotune.task.values.schema import Validator, schema_problem
@@ -34,6 +35,7 @@ class Output:
         copied: the parts of JSON that are copied from the row's text, if all others are closed.
         read_text: the JSON Schema of the answers that can be read off hidden states, if it is narrower than that of JSON which
             is generated; otherwise empty.
+        style: how numbers are written in the data; None if they are plain, and for the other types.
     """
 
     type: OutputType = "label"
@@ -42,6 +44,7 @@ class Output:
     label_type: LabelType = "text"
     copied: tuple[CopiedField, ...] = ()
     read_text: str = ""
+    style: NumberStyle | None = None
 
     @property
     def kind(self) -> OutputKind:
@@ -141,6 +144,8 @@ class Output:
             record["copied"] = [one.to_json() for one in self.copied]
         if self.read_text:
             record["read_schema"] = json.loads(self.read_text)
+        if self.style is not None:
+            record["style"] = self.style.to_json()
         return record
 
     @classmethod
@@ -150,7 +155,7 @@ class Output:
         Raises:
             InputError: it is not a valid description.
         """
-        keys = {"type", "labels", "schema", "label_type", "copied", "read_schema"}
+        keys = {"type", "labels", "schema", "label_type", "copied", "read_schema", "style"}
         if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - keys:
             raise InputError("the output has no type", where="output", hint="It needs a type.")
         name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
@@ -173,7 +178,7 @@ class Output:
         if (label_type := data.get("label_type", "text")) not in LABEL_TYPES or (kind.written and label_type != "text"):
             raise InputError(f"labels are not of the type {label_type!r}", where="output")
         schema_text, read_text = ("" if one is None else json_text(one) for one in (schema, read))
-        found = cls(name, tuple(labels), schema_text, label_type, _copied(data), read_text)
+        found = cls(name, tuple(labels), schema_text, label_type, _copied(data), read_text, _style(data))
         if (found.copied or read_text) and found.fields is None:
             raise InputError(
                 "the copied parts do not fit the schema, or read_schema has parts that cannot be read", where="output"
@@ -204,6 +209,22 @@ def _copied(data: Mapping[str, Any]) -> tuple[CopiedField, ...]:
     if not sound or (found and not KINDS[data["type"]].nested_cells):
         raise InputError("the copied parts are invalid", where="output")
     return found
+
+
+def _style(data: Mapping[str, Any]) -> NumberStyle | None:
+    """The number format in a description.
+
+    Raises:
+        InputError: it is invalid.
+    """
+    if "style" not in data:
+        return None
+    if not KINDS[data["type"]].styled:
+        raise InputError(f"an output of type {data['type']} has no number format", where="output")
+    try:
+        return NumberStyle.from_json(data["style"])
+    except ValueError as error:
+        raise InputError(f"the number format is invalid: {error}", where="output") from error
 
 
 def label_output(labels: Sequence[str], label_type: LabelType = "text") -> Output:
