@@ -212,6 +212,15 @@ def test_a_search_that_is_told_to_finish_goes_to_the_test(bench: Bench, planned:
     assert not of_kind(out, "train") and summary["arms"]["best_tuned"]["score"] is not None
 
 
+def test_a_search_that_is_told_to_finish_before_its_plan_plans_no_tuning(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(bench, out, at=("line", "race", 1)).code == KILLED
+    ended = run(bench, out, "--finish")
+    assert ended.code == 0, ended.stderr
+    assert "no tuning, since the search is asked to end" in ended.stdout + ended.stderr
+    assert summary_of(out)["stopped"] == "the user asked to finish" and not of_kind(out, "train")
+
+
 def test_a_small_budget_ships_a_frozen_probe(bench: Bench, tmp_path: Path) -> None:
     ended = run(bench, tmp_path / "run", budget="14ktok")
     assert ended.code == 0, ended.stderr

@@ -152,8 +152,10 @@ class LabelLoop:
             search.zero_shot = False
             search.stopped = "the first race was cut for lack of time, and what was left of the budget is reserved for the test"
             return search
-        plan = fit_plan(self.context, self.config, self.trials, self.prices, search)
-        if self.context.finish_asked():
+        asked = self.context.finish_asked()
+        plan = fit_plan(self.context, self.config, self.trials, self.prices, search, tunes=not asked)
+        # The plan may have been made before the user asked.
+        if asked or self.context.finish_asked():
             plan.stopped, plan.epochs = ASKED, 0.0
         return plan
 

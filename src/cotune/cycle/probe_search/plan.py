@@ -162,12 +162,15 @@ def _closing(context: RunContext, prices: Prices) -> float:
     return prices.fixed * max(1.0, HEURISTICS.closing * slowness)
 
 
-def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
+def fit_plan(
+    context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch, *, tunes: bool = True
+) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
     No final tuning is planned if a trial may ship without one (``search.whole``). If a final tuning has no room beside
     the test, fewer test rows come first under a time budget (:data:`~cotune.cycle.probe_search.sampling.LEAST_TEST`), and the
-    others are scored if there is time left at the end (:func:`cotune.cycle.search.arms.score_more`).
+    others are scored if there is time left at the end (:func:`cotune.cycle.search.arms.score_more`). ``tunes`` says whether
+    anything is tuned; the user may have asked for the end.
 
     Returns:
         The search with these.
@@ -196,7 +199,9 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         last = plan.last_epochs
         return last > 0, plan.epochs + last, not (last or search.whole or plan.zero_shot)
 
-    def effect() -> dict[str, Any]:
+    def plans_to_try() -> list[tuple[LabelSearch, int | None]]:
+        if not tunes:
+            return [(replace(search, zero_shot=prices.test(search, winner, tuned=False) <= left), None)]
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
         # unless it leads, then test rows.
         fewer = [(False, False, LEAST_TEST)] if context.spending.budget.kind == "time" and whole.n > LEAST_TEST else []
@@ -208,7 +213,10 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             plans.append((plan, count))
             if (plan.last_epochs or search.whole) and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
-        plan, test = max(plans, key=lambda one: rank(one[0]))
+        return plans
+
+    def effect() -> dict[str, Any]:
+        plan, test = max(plans_to_try(), key=lambda one: rank(one[0]))
         epochs, last = plan.epochs, plan.last_epochs
         reserve = prices.test(plan, winner, words=plan.zero_shot, rows=test)
         room = max(0.0, left - reserve)
@@ -222,6 +230,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
                 f"{counted(len(splits), 'split')}{f', then for {last:g} more on all labelled rows' if last else ''}: about "
                 f"{_tuning_cost(prices, plan, epochs, last):,.0f} {unit}"
             )
+        elif not tunes:
+            tuning = "no tuning, since the search is asked to end"
         else:
             tuning = (
                 f"no tuning: one epoch on {'each of ' if len(splits) > 1 else ''}{counted(len(splits), 'split')} of the rows "
