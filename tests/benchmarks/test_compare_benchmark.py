@@ -348,11 +348,13 @@ def test_the_word_tagger_places_values_and_finds_their_paths(monkeypatch: pytest
     assert peer.tags_of("York", values[:1], names) == (["O"], 0)
 
 
-def test_the_majority_peer_speaks_the_contract(tmp_path: Path) -> None:
+def test_the_majority_peer_speaks_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "data" / "s", {"a": 20, "b": 9})
     rows = read_set(tmp_path / "data", "s")
     cells = Cells(tmp_path / "out")
-    harness, draw = Harness(cells, tmp_path / "out", Environments(tmp_path / "envs"), 1), Draw(9, False, 0)
+    # Paths are mostly given as they are seen from the current folder.
+    monkeypatch.chdir(tmp_path)
+    harness, draw = Harness(cells, Path("out"), Environments(Path("envs")), 1), Draw(9, False, 0)
     assert harness.run(rows, draw, draw_rows(rows, draw), PEERS["majority"])
     found = cells.get(cell_key("s", draw, "majority"))
     assert found is not None and found.status == DONE and found.seconds["train"] > 0 and found.peak_mb > 0
