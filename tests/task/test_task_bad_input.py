@@ -91,6 +91,17 @@ BROKEN: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+def test_ten_labelled_rows_are_enough_beside_a_test(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    test.write_bytes(as_csv(GOOD[20:]))
+    train.write_bytes(as_csv(GOOD[:10]))
+    task = Task.from_frame(train, input="text", output="label", test=test)
+    assert len(task.train) + len(task.dev) == 10 and task.test.n == 20
+    train.write_bytes(as_csv(GOOD[:9]))
+    with pytest.raises(InputError, match=r"only 9 labelled rows.*at least 10"):
+        Task.from_frame(train, input="text", output="label", test=test)
+
+
 @pytest.mark.parametrize(("file", "content", "parts"), BROKEN.values(), ids=list(BROKEN))
 def test_broken_files(tmp_path: Path, file: str, content: bytes, parts: tuple[str, ...]) -> None:
     (tmp_path / file).write_bytes(content)

@@ -32,7 +32,8 @@ from cotune.task.values.number import parse_number
 from cotune.task.values.number_style import NumberStyle, number_style
 from cotune.task.values.output import Output
 
-LEAST_ROWS = 20
+LEAST_ROWS = 10
+"""Least number of labelled rows beside the test; with as many test rows at least if the test is cut from them."""
 OnBlank = Literal["error", "skip"]
 """Handling of rows with a blank input or output."""
 _NAME_ONCE = "Name each column once."
@@ -448,12 +449,12 @@ def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, h
 def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:
     """All labels; none for other outputs."""
     where = f"{source.train.source}, column {source.output_field!r}"
-    total = len(labelled) + len(dev)
-    if total < LEAST_ROWS:
+    total, least = len(labelled) + len(dev), LEAST_ROWS if test else 2 * LEAST_ROWS
+    if total < least:
         raise InputError(
             f"there {'is' if total == 1 else 'are'} only {counted(total, 'labelled row')}",
             where=source.train.source,
-            hint=f"Label at least {LEAST_ROWS}; a few hundred are better.",
+            hint=f"Label at least {least}; a few hundred are better.",
         )
     counts = Counter(example.output for example in (*labelled, *dev))
     if KINDS[kind].written:
@@ -534,10 +535,9 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         )
     limit = source.limit.get("train")
     limited = limit is not None and limit <= len(labelled)
-    least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
     # Old labels count too, so new rows may all have a single label.
     outputs = 1 if not KINDS[kind].written and (source.known is not None or source.replay is not None) else 2
-    if len(labelled) < least or len({example.output for example in labelled}) < outputs:
+    if len(labelled) < LEAST_ROWS or len({example.output for example in labelled}) < outputs:
         judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]
         left = (
             f"without those that also occur in {' or '.join(judging)}" if judging else "beside those cut for dev and the test"
@@ -548,7 +548,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         raise InputError(
             f"{counted(len(labelled), 'labelled row')} with {different} {'remains' if len(labelled) == 1 else 'remain'} {left}",
             where="limit.train" if limited else source.train.source,
-            hint=f"At least {least} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
+            hint=f"At least {LEAST_ROWS} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
         )
 
 
