@@ -61,8 +61,9 @@ def test_further_rows_are_learnt_from_and_judge_nothing(finished: Path) -> None:
         summary_of(finished)["n"]["dev"],
     )
     assert 0 < further["rows"] < further["of"]
-    # A trial learns from these and train, and is judged on dev; if it wins, the final tuning learns from all.
-    learnt, trained = drawn + further["rows"], of_kind(finished, "train")
+    # A trial learns from these, train and names of labels, and is judged on dev; if it wins, the final tuning learns from all.
+    names = sum(value["rows"] for value in of_kind(finished, "label_names") if value["used"])
+    learnt, trained = drawn + further["rows"] + names, of_kind(finished, "train")
     assert "tune" in {value["stage"] for value in trained}
     for value in trained:
         most = learnt - dev if value["stage"] == "tune" else learnt
