@@ -55,7 +55,7 @@ class Harness:
     threads: int
 
     def __post_init__(self) -> None:
-        # Peers run in a folder of their own, from which a relative path leads elsewhere.
+        # Peers run in another folder, from which a relative path would lead elsewhere.
         self.out, self.environments = self.out.resolve(), Environments(self.environments.folder.resolve())
         if end_left_over(self._running):
             _say("ended a peer that a killed harness had left at work")
