@@ -109,6 +109,8 @@ def train(job: Job) -> Trained:
         "command": "cotune run task.yaml",
         "task": {key: task[key] for key in ("model", "budget", "engine")},
         "first_verdict": summary.get("first_verdict"),
+        "arms": summary.get("arms"),
+        "gains": summary.get("gains"),
         "page": "docs/configuration.md: defaults",
     }
     return Trained(answer, shipped=[out / "best"], base=[Path(job.model)], told=told, prepare=prepare, after=after)
