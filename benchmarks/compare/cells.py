@@ -43,7 +43,8 @@ class Cell:
         peak_mb: most memory.
         shipped_mb: size of what the peer would ship, without the model that it starts from.
         base_mb: size of that model.
-        settings: what the peer was told and where its settings come from.
+        settings: what the peer was told and where its settings come from; for cotune also the run's first verdict, arms and
+            gains.
         versions: of its packages.
         curve: for cotune the bundles that lay on disk: seconds, and what they answer.
         machine: where it ran, with the rate of matrix products before and after, in GFLOP/s (``gflops``).
