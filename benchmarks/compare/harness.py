@@ -273,7 +273,7 @@ def _finished(
     }
     answers = {
         "outputs": [row.output for row in rows.test],
-        **{name: told[name] for name in ("predictions", "probabilities", "labels", "curve")},
+        **{name: told[name] for name in ("predictions", "probabilities", "labels", "curve", "arms")},
     }
     cell = replace(
         plain,

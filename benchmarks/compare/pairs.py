@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,7 +82,7 @@ def differences(scored: Iterable[Scored], reference: str, scope: str, *, seed: i
         made = [
             difference
             for peer, theirs in by_place.items()
-            if (difference := _difference(peer, theirs, ours, measure, scope, seed)) is not None
+            if (difference := paired(peer, theirs, ours, measure, scope, seed)) is not None
         ]
         others = [one for one in made if not is_ours(one.peer)]
         corrected = dict(zip((one.peer for one in others), holm([one.p for one in others]), strict=True))
@@ -102,14 +102,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _difference(
+def paired(
     peer: str,
-    theirs: dict[Place, Scored],
-    ours: dict[Place, Scored],
+    theirs: Mapping[Place, Scored],
+    ours: Mapping[Place, Scored],
     measure: str,
     scope: str,
     seed: int,
 ) -> Difference | None:
+    """The difference of two sides over the places that both have, ``ours`` minus ``theirs``; None if they share none."""
     places = [
         place
         for place in sorted(theirs.keys() & ours.keys())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Scored:
         right: ``[rows]`` 1 where the whole answer is right, else 0.
         worth: ``[rows]`` what the answer counts: the same for labels, a row's F1 for JSON, its closeness for numbers.
         losses: ``[rows]`` log-loss in nats; None without probabilities.
+        arms: of cotune on label tasks, the same of each arm of the run, by its name.
         counts: ``[rows, columns]`` counts that the score sums over rows (:data:`SUMMED`); None for labels.
         values: the scores by name: ``accuracy``; for labels ``macro_f1``, and ``log_loss`` and ``ece`` where there are
             probabilities; for JSON ``json_f1``; for numbers ``r2``, ``spearman`` and ``mean_absolute_error``.
@@ -49,6 +50,7 @@ class Scored:
     losses: Floats | None
     values: dict[str, float]
     curve: tuple[tuple[float, dict[str, float]], ...] = ()
+    arms: Mapping[str, Scored] = field(default_factory=dict)
     counts: Floats | None = None
 
 
@@ -63,12 +65,13 @@ def score_answers(cell: Cell, answers: Mapping[str, Any]) -> Scored:
     Args:
         cell: which.
         answers: ``outputs`` (the right ones), ``predictions``, ``probabilities`` and their ``labels``, and of cotune ``curve``,
-            the same of each bundle with its ``seconds``.
+            the same of each bundle with its ``seconds``, and ``arms``, the same of each arm.
     """
     scored = _score(cell, answers)
     shared = {"outputs": answers["outputs"], "labels": answers["labels"]}
     curve = ((float(one["seconds"]), _score(cell, {**shared, **one}).values) for one in answers.get("curve", ()))
-    return replace(scored, curve=tuple(curve))
+    arms = {name: _score(cell, {**shared, **one}) for name, one in answers.get("arms", {}).items()}
+    return replace(scored, curve=tuple(curve), arms=arms)
 
 
 def _score(cell: Cell, answers: Mapping[str, Any]) -> Scored:

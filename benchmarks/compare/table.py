@@ -4,8 +4,8 @@
 
 Writes ``comparison.md``, ``comparison.json`` and a picture of score against seconds for each set and size, and one over all, to
 ``--to`` (OUT by default), and prints the Markdown. Where a peer's difference to cotune is told apart from none after Holm's
-correction over the peers it stands in bold, whoever is the better one. Cells that are missing, failed or did not finish are
-told below the tables and are in no mean.
+correction over the peers it stands in bold, whoever is the better one. What prompt and tuning gained in cotune's runs and which
+cells are missing, failed or did not finish is told below the tables; such cells are in no mean.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from compare.cells import DONE, Cell, read_cells
+from compare.gains import GAINS, all_gains
 from compare.pairs import LOG_LOSS, SCORE, Difference, by_peer, differences, pooled, scope_of
 from compare.picture import Point, score_picture
 from compare.registry import PEERS, REFERENCE, is_ours
@@ -103,6 +104,8 @@ def report(out: Path, to: Path, against: str) -> str:
     if whole:
         write_text(to / "score-all-sets.svg", whole)
         parts.append("![score against seconds, mean over sets, sizes and draws](score-all-sets.svg)")
+    gained = all_gains(scored)
+    parts += [gains_markdown(peer, found) for peer, found in gained.items()]
     parts += [slow_cells(cells), unfinished(cells)]
     told = "\n\n".join(part for part in parts if part) + "\n"
     write_text(to / "comparison.md", told)
@@ -111,6 +114,7 @@ def report(out: Path, to: Path, against: str) -> str:
         {
             "against": against,
             "scopes": {scope: [_line_json(line) for line in found] for scope, found in lines.items()},
+            "gains": {peer: [_difference_json(one) for one in found] for peer, found in gained.items()},
             "differences": [_difference_json(one) for found in (*compared.values(), over_all) for one in found],
             "cells": [asdict(cell) for cell in cells],
         },
@@ -166,6 +170,19 @@ def pooled_markdown(compared: Sequence[Difference], against: str) -> str:
             side = "- | -" if loss is None else f"{_amount(loss)} | {_p(loss.p_holm)}"
             rows.append(f"| {one.scope} | {_name(one.peer)} | {one.cells} | {_amount(one)} | {_p(one.p_holm)} | {side} |")
     return "\n".join(rows)
+
+
+def gains_markdown(peer: str, found: Sequence[Difference]) -> str:
+    """What prompt and tuning gained in the runs of one budget."""
+    names = [f"{gain}, points" for gain in GAINS] + [f"{gain}, log-loss" for gain in GAINS]
+    rows = [f"### Gains of {_name(peer)}", "", f"| | {' | '.join(names)} |", f"|{'---|' * (1 + len(names))}"]
+    by_scope = {(one.scope, one.measure, one.peer): one for one in found}
+    for scope in dict.fromkeys(one.scope for one in found):
+        told = [by_scope.get((scope, measure, gain)) for measure in (SCORE, LOG_LOSS) for gain in GAINS]
+        rows.append(f"| {scope} | {' | '.join('-' if one is None else _gained(one) for one in told)} |")
+    return (
+        "\n".join(rows) + "\n\nOver the number of cells in brackets. Intervals (95%) are not corrected for the number of gains."
+    )
 
 
 def about(cells: Sequence[Cell]) -> str:
@@ -332,6 +349,13 @@ def _told(one: Difference | None) -> str:
     if one is None:
         return "-"
     return f"{_amount(one)}, {_p(one.p_holm)}"
+
+
+def _gained(one: Difference) -> str:
+    digits, scale = (1, 100) if one.measure == SCORE else (3, 1)
+    return (
+        f"{scale * one.value:+.{digits}f} ({scale * one.ci.low:+.{digits}f} to {scale * one.ci.high:+.{digits}f}) [{one.cells}]"
+    )
 
 
 def _amount(one: Difference) -> str:

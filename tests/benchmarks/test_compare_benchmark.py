@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from compare import envs, pairs, table
+from compare import envs, gains, pairs, table
 from compare.cells import CELLS, DONE, LIMIT, NOT_INSTALLABLE, Cell, Cells, answers_path, cell_key, read_cells
 from compare.envs import Environments, NotInstallableError
 from compare.harness import Harness
@@ -491,6 +491,36 @@ def test_holm_is_taken_over_the_peers_of_a_measure() -> None:
         assert least.p_holm == pytest.approx(min(1.0, 3 * least.p))
     losses = {one.peer: one.value for one in found if one.measure == pairs.LOG_LOSS}
     assert losses["tfidf"] == 0.0 and losses["setfit"] < losses["palp"] < 0
+
+
+def test_gains_of_cotunes_arms_are_pooled_and_an_untuned_seed_prompt_is_left_out() -> None:
+    scored = []
+    for name, tuned in (("s", True), ("t", False)):
+        sure = {
+            "seed_prompt": 0.0,
+            "prompt_only": 1.5,
+            "best_prompt": 1.5,
+            "seed_tuned": 1.0 if tuned else 0.0,
+            "best_tuned": 3.0,
+        }
+        arms = {
+            arm: {key: value for key, value in answered(3, at, 200).items() if key != "outputs"} for arm, at in sure.items()
+        }
+        told = {"arms": {"seed_tuned": {"steps": 20 if tuned else 0}}}
+        scored.append(score_answers(cell("cotune_1m", set=name, settings=told), {**answered(3, 3.0, 200), "arms": arms}))
+    scored.append(score_answers(cell("tfidf", set="s"), answered(3, 1.0, 200)))
+    found = gains.all_gains(scored)
+    assert list(found) == ["cotune_1m"]
+    by = {(one.scope, one.peer, one.measure): one for one in found["cotune_1m"]}
+    arm = {name: one.values["accuracy"] for name, one in scored[0].arms.items()}
+    prompt = by["all sets, 8", "prompt, frozen weights", "score"]
+    assert (prompt.cells, prompt.rows) == (2, 400)
+    assert prompt.value == pytest.approx(arm["prompt_only"] - arm["seed_prompt"]) and prompt.ci.low > 0
+    assert by["s, 8", "prompt and tuning", "log_loss"].ci.high < 0
+    on_tuned = by["all sets, 8", "prompt, tuned weights", "score"]
+    assert on_tuned.cells == 1 and on_tuned.value == pytest.approx(arm["best_tuned"] - arm["seed_tuned"])
+    assert ("t, 8", "prompt, tuned weights", "score") not in by
+    assert f"| t, 8 | {100 * prompt.value:+.1f} (" in table.gains_markdown("cotune_1m", found["cotune_1m"])
 
 
 def write_cells(out: Path) -> None:

@@ -97,6 +97,7 @@ class Trained:
         base: the same of that model.
         told: settings that it was run with, and the pages that recommend them.
         prepare: run before the test rows are answered and timed apart, where a peer has to load again what it has just trained.
+        arms: of cotune, predictions, probabilities and labels of each arm of its run for the test rows, by the arm's name.
         after: what only the comparison needs, run and timed apart once the test rows are answered; returns the curve.
     """
 
@@ -104,6 +105,7 @@ class Trained:
     shipped: int | Sequence[Path] = 0
     base: int | Sequence[Path] = 0
     told: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, Any] = field(default_factory=dict)
     prepare: Callable[[], None] | None = None
     after: Callable[[Sequence[Row]], list[dict[str, Any]]] | None = None
 
@@ -146,6 +148,7 @@ def serve(train: Callable[[Job], Trained], packages: Sequence[str]) -> None:
         "settings": trained.told,
         "versions": _versions(packages),
         "curve": curve,
+        "arms": trained.arms,
     }
     written = folder / "answers.json.new"
     written.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")

@@ -113,7 +113,27 @@ def train(job: Job) -> Trained:
         "gains": summary.get("gains"),
         "page": "docs/configuration.md: defaults",
     }
-    return Trained(answer, shipped=[out / "best"], base=[Path(job.model)], told=told, prepare=prepare, after=after)
+    arms = answers_by_arm(out, job)
+    return Trained(answer, shipped=[out / "best"], base=[Path(job.model)], told=told, arms=arms, prepare=prepare, after=after)
+
+
+def answers_by_arm(run: Path, job: Job) -> dict[str, Any]:
+    """What each arm of a run answered to the test rows; empty if it did not test all of them, or has no labels."""
+    if job.kind != "label":
+        return {}
+    told = json.loads((run / "test_rows.json").read_text(encoding="utf-8"))
+    labels, rows = told["labels"], told["rows"]
+    # Rows of a test file are named by its lines.
+    if [row["id"] for row in rows] != [f"test:{line}" for line in range(1, len(job.test) + 1)]:
+        return {}
+    return {
+        arm: {
+            "predictions": [labels[row["answers"][arm]] for row in rows],
+            "probabilities": [row["probabilities"][arm] for row in rows],
+            "labels": labels,
+        }
+        for arm in rows[0]["answers"]
+    }
 
 
 def load(bundle: Path, job: Job) -> Any:
