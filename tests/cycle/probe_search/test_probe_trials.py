@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -322,15 +323,22 @@ def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_t
     assert search.winner is clearly or errors >= HEURISTICS.few_errors
 
 
-@pytest.mark.parametrize(("last_epochs", "factor"), [(0.0, 1.0), (1.0, HEURISTICS.few_temperature)])
-def test_few_rows_that_are_tuned_further_get_a_higher_temperature(
-    context: RunContext, last_epochs: float, factor: float
+@pytest.mark.parametrize(
+    ("last_epochs", "errors", "factor"),
+    [(0.0, 0.5, 1.0), (1.0, 0.5, HEURISTICS.few_temperature), (1.0, 0.1, HEURISTICS.few_temperature), (1.0, 0.05, 1.0)],
+)
+def test_few_rows_that_are_tuned_further_get_a_higher_temperature_unless_nearly_all_are_right(
+    context: RunContext, last_epochs: float, errors: float, factor: float
 ) -> None:
     opened = Opened(context)
     search, loop = opened.search, opened.loop
     search.epochs, search.last_epochs = 1.0, last_epochs
     loop.judge.tune(search, search.best_frozen)
-    search.winner = trial = next(e for e in search.evidence if e.tuned)
+    trial = next(e for e in search.evidence if e.tuned)
+    right = np.ones(len(trial.correct))
+    right[np.flatnonzero(trial.counts)[: math.ceil(errors * trial.counts.sum())]] = 0
+    search.winner = trial = replace(trial, correct=right)
+    search.evidence[:] = [trial if e.tuned else e for e in search.evidence]
     shipped = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2).arms["best_tuned"].candidate
     saved = [event["value"] for event in context.journal.events if event["kind"] == "probe"]
     (temperature,) = {one["temperature"] for one in saved if one["adapter_id"] == shipped.adapter}

@@ -186,7 +186,8 @@ class _Finals:
             made = replace(found, steps=found.steps + made.steps)
             if len(self.search.rows) < HEURISTICS.few_rows:
                 # The temperature was fitted to answers of the trial.
-                temperature = HEURISTICS.few_temperature * evidence.mix.temperature
+                factor = HEURISTICS.temperature_factor(1 - float(evidence.correct[evidence.counts].mean()))
+                temperature = factor * evidence.mix.temperature
                 evidence = replace(evidence, mix=replace(evidence.mix, temperature=temperature))
         elif made.adapter != BASE:
             made = self.trials.refitted(evidence.fit, made, self.rows)
