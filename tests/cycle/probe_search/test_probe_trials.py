@@ -32,6 +32,7 @@ from cotune.cycle.probe_search.policy import window_settings
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
+from cotune.cycle.probe_search.verdict import EarlyBundles
 from cotune.cycle.progress import Quiet
 from cotune.cycle.workers.pending import Pending
 from cotune.errors import CotuneError
@@ -44,6 +45,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import LAYERS_KEPT, as_good
+from cotune.probe.readout import load_probe
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, with_demonstrations
@@ -87,7 +89,7 @@ class Opened:
         self.loop.bundles.better = self._save  # type: ignore[method-assign]
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
 
-    def _save(self, evidence: Evidence, before: Evidence | None) -> None:
+    def _save(self, search: LabelSearch, evidence: Evidence, before: Evidence | None) -> None:
         self.saved.append(evidence)
 
 
@@ -694,6 +696,20 @@ def test_a_trial_that_is_not_tuned_on_all_rows_ships_with_a_probe_of_all(context
         mine, trial, of_all = (getattr(one, part) for one in (probe, winner.first.probe, expected))
         np.testing.assert_allclose(mine * winner.mix.temperature, of_all, rtol=1e-4, atol=1e-6)
         assert not np.allclose(of_all, trial)
+
+
+def test_a_trial_that_takes_the_place_of_the_first_bundle_has_a_probe_of_all_rows(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    search.epochs = 1.0
+    loop.judge.tune(search, search.best_frozen)
+    trial = next(e for e in search.evidence if e.tuned)
+    assert len(search.rows) > len(search.splits[0].learn)
+    EarlyBundles(context, loop.trials, context.folder / "best", "words").better(search, trial, search.first)
+    saved = load_probe(context.folder / "best" / "adapter")
+    assert saved is not None
+    expected = loop.trials.refitted(trial.fit, trial.first, search.rows).probe
+    np.testing.assert_allclose(saved.weight * trial.mix.temperature, expected.weight, rtol=1e-4, atol=1e-6)
 
 
 def test_states_of_prompts_that_are_out_of_the_race_are_forgotten(context: RunContext) -> None:

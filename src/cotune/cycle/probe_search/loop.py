@@ -298,7 +298,7 @@ class LabelLoop:
         """
         winner = search.winner
         if winner is not None and (winner.tuned or frozen) and (self._in_bundle is None or winner.beats(self._in_bundle)):
-            self.bundles.better(winner, self._in_bundle)
+            self.bundles.better(search, winner, self._in_bundle)
             self._in_bundle = winner
 
     def _record(self, search: LabelSearch, race: ProbeRaceResult, *, pool: int, children: int | None = None) -> None:
