@@ -38,6 +38,8 @@ _COLUMNS = {
     "r2": ["R² (95%)", "Spearman", "mean absolute error"],
 }
 _BESIDE = {"json_f1": ("accuracy",), "r2": ("spearman", "mean_absolute_error")}
+_NOT_DRAWN = ("majority",)
+"""Peers that the pictures leave out: far below the others, they would press these together at the top."""
 SLOW = 0.75
 """Share of the usual rate of matrix products below which a machine counts as slow; on a shared one a fifth less is common."""
 
@@ -263,7 +265,7 @@ def _scopes(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
 
 def _picture(scope: str, part: Sequence[Scored], lines: Sequence[Line]) -> str:
     points = []
-    for line in lines:
+    for line in (line for line in lines if line.peer not in _NOT_DRAWN):
         name = _main(line.values)
         ci = line.ci[name]
         points.append(
@@ -289,9 +291,11 @@ def _pooled_picture(scored: Sequence[Scored]) -> str:
             is_ours(peer),
         )
         for peer, part in found.items()
-        if {one.cell.place for one in part} == places
+        if peer not in _NOT_DRAWN and {one.cell.place for one in part} == places
     ]
-    return score_picture("Mean over sets, sizes and draws", points, _mean_curve([_curve(one) for one in runs]))
+    sets, sizes = {one.cell.set for one in runs}, {one.cell.drawn.size for one in runs}
+    size = f", {next(iter(sizes))} labelled rows" if len(sizes) == 1 else " and sizes"
+    return score_picture(f"Mean over {len(sets)} sets{size}", points, _mean_curve([_curve(one) for one in runs]))
 
 
 def _curve(run: Scored | None) -> list[tuple[float, float]]:
