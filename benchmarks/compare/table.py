@@ -356,18 +356,19 @@ def _told(one: Difference | None) -> str:
 
 
 def _gained(one: Difference) -> str:
-    digits, scale = (1, 100) if one.measure == SCORE else (3, 1)
-    return (
-        f"{scale * one.value:+.{digits}f} ({scale * one.ci.low:+.{digits}f} to {scale * one.ci.high:+.{digits}f}) [{one.cells}]"
-    )
+    value, interval = _shown(one)
+    return f"{value} {interval} [{one.cells}]"
 
 
 def _amount(one: Difference) -> str:
-    digits = 1 if one.measure == SCORE else 3
-    scale = 100 if one.measure == SCORE else 1
-    value = f"{scale * one.value:+.{digits}f}"
-    shown = f"**{value}**" if one.p_holm < ALPHA else value
-    return f"{shown} ({scale * one.ci.low:+.{digits}f} to {scale * one.ci.high:+.{digits}f})"
+    value, interval = _shown(one)
+    return f"**{value}** {interval}" if one.p_holm < ALPHA else f"{value} {interval}"
+
+
+def _shown(one: Difference) -> tuple[str, str]:
+    """A difference and its interval, scores in points."""
+    digits, scale = (1, 100) if one.measure == SCORE else (3, 1)
+    return f"{scale * one.value:+.{digits}f}", f"({scale * one.ci.low:+.{digits}f} to {scale * one.ci.high:+.{digits}f})"
 
 
 def _p(p: float) -> str:

@@ -506,7 +506,7 @@ def test_gains_of_cotunes_arms_are_pooled_and_an_untuned_seed_prompt_is_left_out
         arms = {
             arm: {key: value for key, value in answered(3, at, 200).items() if key != "outputs"} for arm, at in sure.items()
         }
-        told = {"arms": {"seed_tuned": {"steps": 20 if tuned else 0}}}
+        told = {"arms": {"seed_tuned": {"readout": "probe", "steps": 20 if tuned else 0}}}
         scored.append(score_answers(cell("cotune_1m", set=name, settings=told), {**answered(3, 3.0, 200), "arms": arms}))
     scored.append(score_answers(cell("tfidf", set="s"), answered(3, 1.0, 200)))
     found = gains.all_gains(scored)

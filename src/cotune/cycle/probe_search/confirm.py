@@ -184,9 +184,9 @@ class _Finals:
             if found is None:
                 return None
             made = replace(found, steps=found.steps + made.steps)
-            if len(self.search.rows) < HEURISTICS.few_rows:
+            if self.search.few:
                 # The temperature was fitted to answers of the trial.
-                factor = HEURISTICS.temperature_factor(1 - float(evidence.correct[evidence.counts].mean()))
+                factor = HEURISTICS.temperature_factor(float(evidence.errors.mean()))
                 temperature = factor * evidence.mix.temperature
                 evidence = replace(evidence, mix=replace(evidence.mix, temperature=temperature))
         elif made.adapter != BASE:

@@ -56,6 +56,11 @@ class Evidence:
     dev_log_probs: Floats
 
     @property
+    def errors(self) -> Floats:
+        """``[counted rows]`` 1 if the likeliest label was wrong, otherwise 0."""
+        return np.asarray(1 - self.correct[self.counts])
+
+    @property
     def tuned(self) -> bool:
         """Whether weights were tuned."""
         return self.epochs > 0
@@ -127,6 +132,11 @@ class LabelSearch:
     whole_test: SealedTest | None = None
 
     @property
+    def few(self) -> bool:
+        """Whether there are so few rows that each was held out once, by trials of two thirds of them."""
+        return len(self.rows) < HEURISTICS.few_rows
+
+    @property
     def best_frozen(self) -> PromptFit:
         """The prompt whose frozen probe has the lowest cross-fitted log-loss."""
         return min(self.fits.values(), key=lambda fit: fit.mean)
@@ -172,7 +182,7 @@ class LabelSearch:
         standard error.
         """
         gap = trial.gap(probe)
-        if (1 - probe.correct[probe.counts]).sum() < HEURISTICS.few_errors:
+        if probe.errors.sum() < HEURISTICS.few_errors:
             return bool(gap.mean() < -standard_error(gap))
         further = HEURISTICS.credit if self.last_epochs else 0.0
         credit = HEURISTICS.dev_credit if len(self.splits) == 1 else further

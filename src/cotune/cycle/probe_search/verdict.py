@@ -8,7 +8,6 @@ from typing import Any
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.confirm import save_readout
-from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
@@ -78,9 +77,9 @@ class EarlyBundles:
         With few rows, a trial's weights and probe learnt from two thirds of them, and the probe of the bundle that they replace
         from all. So their probe is fitted to all rows too (docs/probe-measurements.md).
         """
-        made, rows = evidence.first, (*labelled_rows(self._context), *search.written)
-        if evidence.tuned and len(rows) < HEURISTICS.few_rows:
-            made = self._trials.refitted(evidence.fit, made, rows)
+        made = evidence.first
+        if evidence.tuned and search.few:
+            made = self._trials.refitted(evidence.fit, made, (*labelled_rows(self._context), *search.written))
         adapter = save_readout(self._context, made, evidence.mix, "better")
 
         def effect() -> dict[str, Any]:
