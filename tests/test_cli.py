@@ -370,6 +370,9 @@ def test_there_are_many_kinds_of_bad_input() -> None:
         (("try", "run", "--rows", "-1"), "--rows"),
         (("run", "rows.csv", "--limit.test", "20"), "limit.test=20"),
         (("run", "rows.csv", "--limit.test=20"), "limit.test=20"),
+        (("run", "rows.csv", "--group", "thread"), "write it as data.group=thread."),
+        (("run", "rows.csv", "--dev=dev.csv"), "write it as data.dev=dev.csv"),
+        (("run", "rows.csv", "--nearest-demonstrations=true"), "search.nearest_demonstrations=true"),
         (("evaluate", "run", "rows.csv", "--output", "Assigned", "team"), "needs quotes"),
     ],
 )
@@ -513,6 +516,20 @@ def test_rows_of_a_data_set_can_be_named_on_the_command_line(
         assert "too small" in ended.stderr, "the rows were read, and the budget was looked at"
     nowhere = cotune("run", f"hf://{folder}", "--from", done.out / "best", "--replay", f"hf://{folder}:none", *asked)
     assert f"hf://{folder}:none" in nowhere.stderr
+
+
+def test_a_file_of_test_rows_can_be_named(cotune: Cotune, tiny_folder: Path, tmp_path: Path) -> None:
+    header, *lines = GOOD.splitlines(keepends=True)
+    (tmp_path / "train.csv").write_text(header + "".join(lines[:40]))
+    (tmp_path / "test.csv").write_text(header + "".join(lines[40:]))
+    out, columns = tmp_path / "out", ["--input", "text", "--output", "label"]
+    asked = [*columns, "--model", tiny_folder, "--budget", "25ktok", "--out", out, "--quiet", *BRIEF]
+    assert cotune("run", tmp_path / "train.csv", "--test", tmp_path / "test.csv", *asked).code == 0
+    assert len(json.loads((out / "test_rows.json").read_text())["rows"]) == 20
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["given"]["labelled"], summary["given"]["test"]) == (40, 20)
+    missing = cotune("run", tmp_path / "train.csv", "--test", tmp_path / "none.csv", *asked)
+    assert missing.code == 2 and "none.csv" in missing.stderr
 
 
 def test_a_run_that_is_stopped_at_once_gives_the_terminal_back(done: Done, tiny_folder: Path, tmp_path: Path) -> None:

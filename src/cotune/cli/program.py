@@ -51,21 +51,23 @@ class _InOrder(TyperGroup):
 def _hint(error: Any, words: list[str]) -> str:
     """A hint about an invalid command line; empty if the message is enough."""
     option = str(getattr(error, "option_name", ""))
-    if type(error).__name__ == "NoSuchOption" and words[:1] == ["run"] and _is_setting(option):
+    if type(error).__name__ == "NoSuchOption" and words[:1] == ["run"] and (named := _settings(option)):
         after = [*words[words.index(option) + 1 :], "VALUE"][0] if option in words else ""
         value = after or next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), "VALUE")
-        return f"It is a setting; write it as {option.lstrip('-')}={value}."
+        return f"It is a setting; write it as {' or '.join(f'{name}={value}' for name in named)}."
     if "unexpected extra argument" in error.message:
         return 'A name with a space needs quotes, as in --output "Assigned team".'
     return ""
 
 
-def _is_setting(option: str) -> bool:
-    """Whether an option is a setting of a run, such as ``--limit.test``."""
+def _settings(option: str) -> list[str]:
+    """The settings of a run that an option such as ``--limit.test`` or ``--group`` may mean."""
     from cotune.config import RunConfig
 
-    name = option.lstrip("-").partition("=")[0]
-    return name.partition(".")[0] in RunConfig.model_fields
+    name, fields = option.lstrip("-").partition("=")[0].replace("-", "_"), RunConfig.model_fields
+    if name.partition(".")[0] in fields:
+        return [name]
+    return [f"{section}.{name}" for section, field in fields.items() if name in getattr(field.annotation, "model_fields", ())]
 
 
 app = typer.Typer(

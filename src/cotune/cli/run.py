@@ -30,6 +30,7 @@ _QUOTED = '--input "Customer message"'
 @app.command(
     epilog="Examples:\n\n  cotune run --example spam --budget 2m\n"
     "  cotune run tickets.csv --input text --output label --budget 5m\n"
+    "  cotune run train.csv --test test.csv --input text --output label\n"
     "  cotune run calls.csv --input text --output name --output date\n  cotune run task.yaml --budget 10m --out runs/mine\n"
     "  cotune run task.yaml tune.rank=8 limit.train=500 tracking=mlflow\n"
     "  cotune run new.csv --from runs/mine --replay old.csv\n  cotune run task.yaml --executor processes --workers 4\n"
@@ -75,6 +76,10 @@ def run(
             help="Earlier run, its bundle, or hf://org/name@revision, to start from with new rows.",
             rich_help_panel=_EARLIER,
         ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        option("ROWS", "Rows that only score the result, once at the end. (default: a fifth of the rows, set aside)"),
     ] = None,
     replay: Annotated[str | None, option("ROWS", "Rows of that run, to train on them again.", panel=_EARLIER)] = None,
     example: Annotated[
@@ -124,7 +129,8 @@ def run(
         task = _copied(example, quiet=quiet or as_json)
     elif task is None:
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example spam.")
-    named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
+    files = (("start", start), ("data.test", test), ("data.replay", replay))
+    named = (("budget", budget), ("model", model), *files, ("seed", seed))
     config = _config_of(task, settings, dict(named), input or [], output or [])
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
     folder = out or Path("runs") / slug(config.name)
