@@ -854,6 +854,25 @@ def test_a_run_that_is_asked_to_finish_is_told_as_json(cotune: Cotune, tmp_path:
     assert (tmp_path / "finish").is_file()
 
 
+def test_the_run_with_a_larger_budget_is_asked_to_finish_and_not_the_one_before(
+    cotune: Cotune, done: Done, tiny_folder: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "out", tmp_path / "out-2"
+    for folder, budget in ((first, "25ktok"), (second, "50ktok")):
+        folder.mkdir()
+        (folder / "journal.jsonl").write_bytes((done.out / "journal.jsonl").read_bytes())
+        (folder / "config.json").write_text((done.out / "config.json").read_text().replace('"25ktok"', f'"{budget}"'))
+    asked = [done.rows, "--input", "text", "--output", "label", "--model", tiny_folder, "--out", first, *BRIEF, "--finish"]
+    with FileLock(second / ".lock"):
+        ended = cotune("run", *asked, "--budget", "50ktok", "--json")
+    assert ended.code == 0 and json.loads(ended.stdout) == {"out": str(second), "finishing": True}, ended.stderr
+    assert (second / "finish").is_file() and not (first / "finish").exists()
+    # A run that was not meant is refused, and is not asked either.
+    other = cotune("run", *asked, "--budget", "25ktok", "--seed", "5")
+    assert other.code == 2 and "seed" in other.stderr, other.stderr
+    assert not (first / "finish").exists()
+
+
 def test_an_interrupt_at_the_question_before_an_upload_ends_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> bool:
         raise typer.Abort

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,6 +63,22 @@ def test_slices_hold_the_failures_and_cost_what_they_say(tmp_path: Path) -> None
     assert context.spending.account.counts["tokens_embedded"] == found["tokens"] > 0
     # The estimate that a cycle's cost is planned with is rather too high, but not by much.
     assert 0.5 * expected <= found["tokens"] <= expected
+
+
+def test_slices_of_the_first_rows_do_not_keep_later_ones_from_the_others(tmp_path: Path) -> None:
+    for name in ("whole", "begun"):
+        (tmp_path / name).mkdir()
+    whole, context = make_lab(tmp_path / "whole"), make_lab(tmp_path / "begun")
+    every = measure_slices(whole, judged(whole))
+    winner = judged(context)
+    whole_dev = winner.evaluation
+    of_first = (whole_dev.answers[:20], whole_dev.values[:20], whole_dev.correct[:20], whole_dev.log_losses[:20], 0.5)
+    begun = replace(winner, evaluation=Evaluation(*of_first))
+    first = measure_slices(context, begun, cycle=1, least=8)
+    assert first["rows"] == 20 and slicing_tokens(context, 20) == 0 < slicing_tokens(context)
+    rest = measure_slices(context, winner)
+    assert rest["rows"] == 60 and rest["failures"] == every["failures"]
+    assert first["tokens"] + rest["tokens"] == pytest.approx(every["tokens"], rel=0.1) and rest["tokens"] < every["tokens"]
 
 
 def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) -> None:

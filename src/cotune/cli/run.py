@@ -134,10 +134,12 @@ def run(
     config = _config_of(task, settings, dict(named), input or [], output or [])
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
     folder = out or Path("runs") / slug(config.name)
-    if not (finish or cut_journal):
-        from cotune.cycle.runs.next_folder import folder_for
+    from cotune.cycle.runs.next_folder import folder_for
 
-        folder, note = folder_for(config, folder)
+    place, note = folder_for(config, folder)
+    # These two are about a run that exists, whatever budget was typed.
+    if not (finish or cut_journal) or (place / JOURNAL).is_file():
+        folder = place
         if note:
             tell(note, err=True)
     texts = [read_text(path, "the prompt file") for path in prompt or []]
@@ -161,6 +163,13 @@ def run(
             return
         options = {"prompts": texts, "command": typed, "executor": choice, "started": started}
         summary = _searched(config, folder, quiet=quiet, as_json=as_json, **options)
+    except InputError:
+        if finish:
+            from cotune.cycle.folder import withdraw_finish
+
+            # Refused, for example because the folder holds another run, which was not meant.
+            withdraw_finish(folder)
+        raise
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."

@@ -213,6 +213,11 @@ def ask_to_finish(folder: Path) -> None:
     write_text(folder / _FINISH, "")
 
 
+def withdraw_finish(folder: Path) -> None:
+    """Take back what :func:`ask_to_finish` asked, if the run has not seen it."""
+    (folder / _FINISH).unlink(missing_ok=True)
+
+
 def is_asked_to_finish(folder: Path) -> bool:
     """Whether the run in a folder was asked to end its search."""
     return (folder / _FINISH).is_file()

@@ -26,23 +26,22 @@ class RowVectors:
 
     def __init__(self, embedder: Callable[[Progress | None], Embedder], stopwatch: Stopwatch) -> None:
         self.embedder, self._stopwatch = embedder, stopwatch
-        self._kept: dict[tuple[str, ...], Vectors] = {}
+        self._kept: dict[str, Vectors] = {}
         self.dev_rows = 0
         self.stock_paid = False
 
     def of(self, rows: Sequence[Example]) -> tuple[Vectors, int]:
-        """``[rows, width]``, and the number of computed tokens: 0 if the rows were already embedded in this session."""
-        key = tuple(row.id for row in rows)
-        if key in self._kept:
-            return self._kept[key], 0
+        """``[rows, width]``, and the number of computed tokens, without rows that were already embedded in this session."""
         told: list[int] = []
-        with self._stopwatch:
-            found = self._kept[key] = self.embedder(told.append).embed([row.text for row in rows])
-        return found, sum(told)
+        if new := [row for row in rows if row.id not in self._kept]:
+            with self._stopwatch:
+                found = self.embedder(told.append).embed([row.text for row in new])
+            self._kept.update(zip((row.id for row in new), found, strict=True))
+        return np.stack([self._kept[row.id] for row in rows]), sum(told)
 
     def paid_for_dev(self, rows: int) -> None:
         """Note that a recorded step embedded dev rows."""
-        self.dev_rows = self.dev_rows or rows
+        self.dev_rows = max(self.dev_rows, rows)
 
     def pay_for_stock(self) -> bool:
         """Return whether the stock of nearest demonstrations must still be paid for, and mark it as paid."""

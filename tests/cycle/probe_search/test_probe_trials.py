@@ -88,6 +88,7 @@ class Opened:
         self.loop = LabelLoop(context, config, own, trials, prices, context.folder / "best")
         self.loop.bundles.better = self._save  # type: ignore[method-assign]
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
+        self.loop._in_bundle = self.search.first
 
     def _save(self, search: LabelSearch, evidence: Evidence, before: Evidence | None) -> None:
         self.saved.append(evidence)
@@ -192,6 +193,14 @@ def test_a_warm_start_tunes_the_layers_of_the_adapter_that_it_begins_with(tmp_pa
     before, after = (load_file(tmp_path / "adapters" / name / WEIGHTS) for name in (old, made.adapter))
     moved = {name.split(".layers.")[1].split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys() and moved == {"1", "2", "3"}
+    # Label words are read at the last layer, which no weights lie below: the tuned probe goes without them.
+    best = replace(fit.found.best, layer=9, word_scale=1.0)
+    worded = replace(fit, found=replace(fit.found, best=best))
+    assert worded.found.layer == 9 and (trials.edge(worded), trials.layer(worded)) == (1, 4)
+    made = trials.tune(TuningRequest(worded, rows, 3, "tune", context.seed, start=old))
+    assert made is not None and made.layer == made.probe.layer == 4
+    after = load_file(tmp_path / "adapters" / made.adapter / WEIGHTS)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
     # A window inside them stays as it is.
     low = Trials(context, embedding, WindowSettings(batch_size=8), within=(0, 9))
     assert (low.edge(fit), low.layer(fit)) == (5, 8)

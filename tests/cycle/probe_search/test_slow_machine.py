@@ -237,6 +237,10 @@ def test_a_cut_race_reads_on_where_passes_are_fast_again(bench: Bench, tmp_path:
     summary = result.summary
     assert summary["n"] == {"train": 98, "dev": 42, "test": 100} and of_kind(out, "plan")
     assert "slow" not in summary["stopped"] and len(of_kind(out, "verdict")) == 1
+    # A probe of all rows takes the place of that of the first ones before anything is tuned.
+    kinds = [event["kind"] for event in journal_of(out)]
+    assert kinds.index("read_on") < kinds.index("better") < kinds.index("plan")
+    assert of_kind(out, "verdict")[0]["n"] < 140 == of_kind(out, "better")[0]["n"]
 
 
 def test_a_cut_test_gets_further_rows_where_there_is_time_left(

@@ -214,9 +214,9 @@ class LabelAnswering(Answering):
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.labels, adapter=adapter, progress=progress)
-        probe = self.model.adapters.probe(adapter)
-        given = self.outputs(found.log_probs, rows, None if probe is None else probe.chain)
-        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=probe is not None)
+        given = self.outputs(found.log_probs, rows, self._chain(adapter))
+        by_probe = self.model.adapters.probe(adapter) is not None
+        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=by_probe)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Token ids of each row with all labels."""
@@ -252,12 +252,22 @@ class LabelAnswering(Answering):
         whole, pieces = (
             self.model.score(*asked, adapter=adapter, batch_rows=size, fresh=True, progress=progress) for size in (None, odd)
         )
-        return self.compared(whole.log_probs, pieces.log_probs, rows, decision), whole.tokens + pieces.tokens
+        chain = self._chain(adapter)
+        return self.compared(whole.log_probs, pieces.log_probs, rows, decision, chain), whole.tokens + pieces.tokens
+
+    def _chain(self, adapter: str) -> Chain | None:
+        probe = self.model.adapters.probe(adapter)
+        return None if probe is None else probe.chain
 
     def compared(
-        self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision
+        self,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        rows: Sequence[Example],
+        decision: Decision,
+        chain: Chain | None = None,
     ) -> Noise | AnswerNoise:
-        """The noise between two passes over rows, given the scores of both."""
+        """The noise between two passes over rows, given the scores of both; ``chain`` as in :meth:`outputs`."""
         return compare(first, second, decision)
 
 

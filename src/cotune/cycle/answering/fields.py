@@ -95,9 +95,14 @@ class FieldAnswering(LabelAnswering):
         return judged.score, interval
 
     def compared(
-        self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision
+        self,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        rows: Sequence[Example],
+        decision: Decision,
+        chain: Chain | None = None,
     ) -> AnswerNoise:
-        one, other = (self.outputs(scores, rows).judge(rows, decision, self._asked) for scores in (first, second))
+        one, other = (self.outputs(scores, rows, chain).judge(rows, decision, self._asked) for scores in (first, second))
         return compare_answers(one, other)
 
 

@@ -25,9 +25,9 @@ _FRAME_TOKENS = 16
 """Approximate number of tokens that the embedding's frame adds to a row."""
 
 
-def slicing_tokens(context: RunContext) -> int:
-    """Number of tokens of the next :func:`measure_slices`; dev rows count only once per run."""
-    return 0 if context.vectors.dev_rows else sum(_tokens_each(context, context.dev[:_MOST_ROWS]))
+def slicing_tokens(context: RunContext, most: int = _MOST_ROWS) -> int:
+    """Number of tokens of the next :func:`measure_slices` on at most so many dev rows, each of which counts once per run."""
+    return sum(_tokens_each(context, context.dev[context.vectors.dev_rows : most]))
 
 
 def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
@@ -38,10 +38,11 @@ def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
 
 def _fitting(context: RunContext, limit: float) -> int:
     """Number of dev rows that can be embedded within ``limit``; rows that were embedded before are free."""
-    if context.vectors.dev_rows:
-        return context.vectors.dev_rows if limit >= 0 else 0
-    spent = np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
-    return int(sum(context.spending.costs.alone.scoring(float(tokens)) <= limit for tokens in spent))
+    if limit < 0:
+        return 0
+    known = context.vectors.dev_rows
+    spent = np.cumsum(_tokens_each(context, context.dev[known:_MOST_ROWS]))
+    return known + int(sum(context.spending.costs.alone.scoring(float(tokens)) <= limit for tokens in spent))
 
 
 def measure_slices(
@@ -86,12 +87,14 @@ def measure_slices(
             return {"skipped": shortage(budget, needed, limit, room)}
         if failures < LEAST_FAILURES:
             return {"skipped": f"{failures} of {len(rows)} dev rows are wrong, too few to find anything in common"}
+        if embedded:
+            # A resumed run embeds these again; their cost was counted the first time.
+            context.vectors.of(rows[:embedded])
         own, ran = context.vectors.of(rows)
         texts, groups = [row.text for row in rows], groups_of(rows)
         found = error_slices(centred(own), texts, correct, groups=groups, seed=context.seed)
         told = [_told(slice_.to_json(), rows, answers) for slice_ in found]
-        # A resumed run embeds dev again; the cost was counted the first time.
-        return {"tokens": 0 if embedded else ran, "rows": len(rows), "failures": failures, "slices": told}
+        return {"tokens": ran, "rows": len(rows), "failures": failures, "slices": told}
 
     key = [candidate.id, cycle, [row.id for row in rows]]
 

@@ -60,10 +60,13 @@ class LabelLoop:
         """Run the search."""
         search = self._with_read_outs(self.first_race.run())
         self.bundles.first(search)
+        self._in_bundle = search.first
         if search.cut and (whole := self.first_race.read_on(search)) is not None:
             # The first rows' TF-IDF does not know the others.
             self.trials.use_tfidf(None)
             search = self._with_read_outs(whole)
+            # Few other rows judged the probe in the bundle, so it is replaced whatever its log-loss was.
+            self._replace(search, search.first)
         search.whole_test = fit_test(self.context, self.prices, search)
         self._learn_further(search)
         search = self._plan(search)
@@ -89,14 +92,12 @@ class LabelLoop:
         self._judge_first(search)
         self._name_labels(search)
         self._use_tfidf(search)
-        self._in_bundle = search.first
         return search
 
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
         """Judge the seed prompt and the first race's winner on held-out rows, and choose between them."""
         self.prices.saw_fits(search.base_race.read, search.base_race.fit_seconds)
         self._judge_frozen(search, search.seed, search.best_frozen)
-        self._in_bundle = search.first
         return search
 
     def _name_labels(self, search: LabelSearch) -> None:
@@ -298,8 +299,13 @@ class LabelLoop:
         """
         winner = search.winner
         if winner is not None and (winner.tuned or frozen) and (self._in_bundle is None or winner.beats(self._in_bundle)):
-            self.bundles.better(search, winner, self._in_bundle)
-            self._in_bundle = winner
+            self._replace(search, winner)
+
+    def _replace(self, search: LabelSearch, evidence: Evidence | None) -> None:
+        """Save a candidate as the bundle."""
+        assert evidence is not None
+        self.bundles.better(search, evidence, self._in_bundle)
+        self._in_bundle = evidence
 
     def _record(self, search: LabelSearch, race: ProbeRaceResult, *, pool: int, children: int | None = None) -> None:
         winner = search.winner

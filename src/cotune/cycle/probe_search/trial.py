@@ -188,12 +188,7 @@ class Trials:
             edge = min(self._window[0], layer) - 1
         else:
             edge = max(0, layer - max(1, round(HEURISTICS.window_share * depth)))
-        # Label words are read at the last layer alone.
-        if (
-            self._within is not None
-            and not fit.found.best.word_scale
-            and not self._within[0] <= edge < layer <= self._within[1]
-        ):
+        if self._within is not None and not self._within[0] <= edge < layer <= self._within[1]:
             return self._within
         return edge, layer
 
@@ -225,8 +220,12 @@ class Trials:
     def _probe(
         self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int, strength: float
     ) -> Probe:
-        """A read-out that is fitted to states ``[rows, width]``, with the same share of label words as the cross-fitted one."""
-        context, scale = self.context, fit.found.best.word_scale
+        """A read-out that is fitted to states ``[rows, width]``, with the same share of label words as the cross-fitted one.
+
+        Below the last layer it has no label words, which are read there alone.
+        """
+        context = self.context
+        scale = fit.found.best.word_scale if layer == context.model.depth else 0.0
         first = first_words(context, fit.prompt) if scale else None
         words = None if first is None else (scale * word_weights(context.model, first)).astype(np.float32)
         labels, sizes = context.choosing.labels, context.choosing.sizes

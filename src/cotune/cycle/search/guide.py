@@ -54,8 +54,9 @@ class Guide:
         if self.proposer is None:
             return 0.0
         context = self.context
-        cost = context.spending.costs.alone.scoring(slicing_tokens(context))
-        if context.answers.written_late:
+        late = context.answers.written_late
+        cost = context.spending.costs.alone.scoring(slicing_tokens(context, _WRITTEN) if late else slicing_tokens(context))
+        if late:
             cost += min(_WRITTEN, len(context.dev)) * (
                 context.spending.rows.scored(prompt) + context.spending.rows.written(prompt, tuned=True)
             )
