@@ -226,8 +226,9 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         )
         return _with_settings(made, {}), task
     if isinstance(task, (str, Path)):
-        # The keys that a file may omit depend on the bundle.
-        task = load_config(task, [f"start={settings['start']}"] if "start" in settings else ())
+        # The keys that a file may omit depend on the bundle, whose model may be another folder here.
+        named = ("start", "model") if "start" in settings else ()
+        task = load_config(task, [f"{name}={settings[name]}" for name in named if name in settings])
     if not isinstance(task, RunConfig):
         raise InputError(
             f"a {type(task).__name__} is not a task",

@@ -29,3 +29,13 @@ def test_closed_fields_have_a_column_for_each_value_or_one_object(nested: bool) 
             f"p({name})": share for name, share in SHARES.items()
         }
         assert added['p(mood="calm")'][0] is None
+
+
+def test_answers_in_a_column_called_error_are_kept() -> None:
+    sheet = Sheet(("text",), [{"text": "late"}, {"text": None}], "rows.csv", (2, 3))
+    checked: list[Any] = [{"text": "late"}, RowError("the input is empty")]
+    found = [Prediction('{"service": "db", "error": "timeout"}', {}, truncated=True)]
+    more = {"probabilities": False, "unsure": None, "nested": False, "typed": False, "columns": ("service", "error")}
+    added = sheet_answers(found, Output("json", (), '{"type": "object"}'), sheet, checked, **more).added
+    assert added["service"] == ["db", None] and added["error"] == ["timeout", None]
+    assert added["error_2"] == [None, "the input is empty"] and added["truncated"] == [True, None]

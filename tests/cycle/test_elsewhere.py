@@ -241,3 +241,11 @@ def test_compiled_files_beside_a_metric_play_no_part(tmp_path: Path) -> None:
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     metric = UserMetric(f"{path}:score")
     assert metric(Answered(("a",), ("b",), Output("text"))).tolist() == [0.0]
+
+
+def test_a_metric_may_return_a_decimal(tmp_path: Path) -> None:
+    """Numbers reach it as decimals, so what it computes from them is one."""
+    path = tmp_path / "near.py"
+    path.write_text("def score(right, answer, row):\n    return max(0, 1 - abs(right - answer) / 10)\n")
+    metric = UserMetric(f"{path}:score")
+    assert metric(Answered(("7",), ("4.5",), Output("number"))).tolist() == [0.75]

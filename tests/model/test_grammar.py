@@ -416,6 +416,15 @@ def test_a_number_with_bounds_may_stand_beside_other_types_and_behind_a_referenc
     assert not grammar.accepts("[0.3]") and not grammar.accepts("[-0.26]")
 
 
+@pytest.mark.parametrize("bounds", [{"minimum": 0}, {"minimum": 0, "maximum": 1.25}])
+@pytest.mark.parametrize("choice", [{"enum": [0.5, 1]}, {"const": 0.5}])
+def test_listed_numbers_with_bounds_stay_the_only_ones(bounds: dict[str, Any], choice: dict[str, Any]) -> None:
+    """The decimals that a bound begins with, such as 1.2 of 1.25, are no further choice."""
+    grammar = Grammar.json({"type": "object", "properties": {"x": {"type": "number", **choice, **bounds}}, "required": ["x"]})
+    assert grammar.accepts('{"x": 0.5}')
+    assert not grammar.accepts('{"x": 1.2}') and not grammar.accepts('{"x": 0.7}')
+
+
 def respelled(value: Any, seed: int) -> Any:
     """The same value otherwise: keys in another order, whole numbers with a point."""
     if isinstance(value, dict):

@@ -139,30 +139,31 @@ def sheet_answers(
         return [value(one) if isinstance(one, Prediction) else None for one in rows]
 
     own: Callable[[str], Any] = output.told if nested else output.own if typed else str
-    added = {"answer": column(lambda one: None if one.answer is None else own(one.answer))}
+    # Pairs, because a column of answers may have the name of another one, such as "error".
+    added = [("answer", column(lambda one: None if one.answer is None else own(one.answer)))]
     if columns and not nested:
         parts = column(lambda one: None if one.answer is None else cells_of(output.value(one.answer), columns))
-        added = {name: [None if cells is None else cells[name] for cells in parts] for name in columns}
+        added = [(name, [None if cells is None else cells[name] for cells in parts]) for name in columns]
     possible = column(lambda one: [own(label) for label in one.possible] or None)
     if unsure is not None:
-        added["possible"] = possible
+        added.append(("possible", possible))
     confidence = column(lambda one: None if one.confidence is None else round(one.confidence, 6))
     if any(one is not None for one in confidence):
-        added["confidence"] = confidence
+        added.append(("confidence", confidence))
     shares = column(lambda one: {label: round(share, 6) for label, share in one.probabilities.items()})
     if probabilities and nested:
-        added["probabilities"] = shares
+        added.append(("probabilities", shares))
     elif probabilities:
         # JSON has probabilities by the names of its parts or their values instead.
         names = output.labels or tuple(next(filter(None, shares), ()))
-        added |= {f"p({name})": [None if one is None else one.get(name) for one in shares] for name in names}
+        added += [(f"p({name})", [None if one is None else one.get(name) for one in shares]) for name in names]
     cut = column(lambda one: one.truncated or None)
     if truncated := cut.count(True):
-        added["truncated"] = cut
+        added.append(("truncated", cut))
     errors = tuple(one for one in rows if isinstance(one, RowError))
     if errors:
-        added["error"] = [one.what if isinstance(one, RowError) else None for one in rows]
+        added.append(("error", [one.what if isinstance(one, RowError) else None for one in rows]))
     named: dict[str, list[Any]] = {}
-    for name, values in added.items():
+    for name, values in added:
         named[free_name(name, (*sheet.columns, *named))] = values
     return SheetAnswers(named, len(rows) - len(errors), truncated, errors, sum(one is not None for one in possible))

@@ -96,7 +96,7 @@ class Collector:
         self, folder: Path, predictor: Predictor, like: Sequence[Mapping[str, str]] = (), share: float | None = None
     ) -> None:
         self._predictor, self._folder = predictor, folder
-        self._like = list(like)[:: max(1, len(like) // _MOST_ROWS)][:_MOST_ROWS] if len(like) >= _LEAST_ROWS else []
+        self._like = list(like)[:: max(1, -(-len(like) // _MOST_ROWS))] if len(like) >= _LEAST_ROWS else []
         self._nearness: Nearness | None = None
         self._highest = None
         if not predictor.has_confidence or (predictor.calibration is None and not self._like):

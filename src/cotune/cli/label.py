@@ -53,7 +53,7 @@ def label(
         ),
     ] = None,
     look: Annotated[int, option("N", "Of a larger pool, the model reads this many random rows.", least=1)] = 2000,
-    seed: Annotated[int, option("N", "Random seed.")] = 0,
+    seed: Annotated[int, option("N", "Random seed.", least=0)] = 0,
     web: Annotated[
         bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.", rich_help_panel=_BROWSER)
     ] = False,

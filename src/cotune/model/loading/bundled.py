@@ -62,7 +62,7 @@ def resolve_model(name: str, progress: Progress | None = None, *, fetch: bool = 
     if path.exists():
         check_model_folder(path)
         return path.absolute()
-    if name.startswith((".", "/", "~", "\\")) or name.count("/") != 1:
+    if name.startswith((".", "/", "~", "\\")) or name.partition("@")[0].count("/") != 1:
         raise InputError(
             f"there is no model {name!r}",
             where="model",

@@ -111,7 +111,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def _not_loaded(folder: Path, error: Exception) -> InputError:
     return InputError(
-        f"the model cannot be loaded ({str(error).splitlines()[0]})",
+        f"the model cannot be loaded ({(str(error).splitlines() or [type(error).__name__])[0]})",
         where=str(folder),
         hint="Check that the folder holds a complete causal language model in safetensors.",
     )

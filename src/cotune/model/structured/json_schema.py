@@ -77,15 +77,18 @@ def parts_of(schema: Any, where: str = "#") -> Iterator[tuple[str, Schema]]:
         yield from parts_of(schema["items"], f"{where}/items")
 
 
+_CHOICES = {"anyOf", "oneOf", "$ref", "enum", "const"}
+
+
 def with_shortened_bounds(schema: Mapping[str, Any]) -> Schema:
     """A closed schema for llguidance, which also allows the decimals that a bound begins with.
 
     Under a maximum of 0.25 the library writes 0.20 but not 0.2, and likewise above a negative minimum. Such decimals are listed
-    as an alternative. Parts that combine bounds with ``anyOf``, ``oneOf`` or ``$ref`` are left as they are.
+    as an alternative. Parts that combine bounds with another choice, such as ``enum`` or ``anyOf``, are left as they are.
     """
     extended: Schema = json.loads(json_text(schema))
     for _, part in [*parts_of(extended)]:
-        if "number" in part.get("type", ()) and "minimum" in part and not part.keys() & {"anyOf", "oneOf", "$ref"}:
+        if "number" in part.get("type", ()) and "minimum" in part and not part.keys() & _CHOICES:
             low, high = part["minimum"], part["maximum"]
             begun = [*_beginnings(low), *_beginnings(high)]
             if values := [value for value in dict.fromkeys(begun) if low <= value <= high]:

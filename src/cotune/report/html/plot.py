@@ -27,8 +27,8 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def percent_ticks(span: Point, count: int = 5) -> list[tuple[float, str]]:
-    """Ticks in percent, none above 100: a margin reaches beyond the best score, and no score does."""
-    return [(tick, f"{100 * tick:g}") for tick in nice_ticks(*span, count) if tick <= 1.0]
+    """Ticks in percent from 0 to 100: a margin reaches beyond the scores, and no score lies there."""
+    return [(tick, f"{100 * tick:g}") for tick in nice_ticks(*span, count) if 0.0 <= tick <= 1.0]
 
 
 def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -146,7 +147,7 @@ class UserMetric:
                     f"the metric failed with {type(error).__name__}: {error}", where=where, hint="Correct the function."
                 ) from error
             if (
-                not isinstance(value, (bool, int, float, np.number, np.bool_))
+                not isinstance(value, (bool, int, float, Decimal, np.number, np.bool_))
                 or not math.isfinite(value)
                 or not 0 <= value <= 1
             ):
