@@ -168,6 +168,21 @@ def test_rows_that_are_all_right_leave_room_below() -> None:
     assert 0.85 < interval.low < 0.95 and interval.high == 1.0
 
 
+def test_rare_wrong_rows_of_a_micro_f1_are_covered() -> None:
+    assert MICRO is not None
+    rng, held = np.random.default_rng(3), []
+    for rows, rare in ((30, 0.1), (100, 0.03), (500, 0.01)):
+        for _ in range(150):
+            gold = rng.integers(1, 6, rows).astype(np.float64)
+            # Of the rows that are wrong, most lack one value of three in the mean, the others all of them.
+            wrong = np.where(rng.random(rows) < 0.7, gold - 1, 0.0)
+            hits = np.where(rng.random(rows) < rare, wrong, gold)
+            counts = np.stack([hits, gold, gold], axis=-1)
+            found = aggregate_interval(aggregate_statistic(MICRO, [counts]), hits / gold, seed=0, draws=300)
+            held.append(1 - rare * (0.7 / 3 + 0.3) in found)
+    assert np.mean(held) >= 0.94
+
+
 def test_gains_of_a_micro_f1_are_not_found_where_there_are_none_and_found_where_there_are() -> None:
     rng = np.random.default_rng(7)
     false, found, runs = 0, 0, 80
@@ -218,6 +233,24 @@ def test_the_interval_of_a_score_that_is_cut_at_zero_holds_the_true_value(
         given = right + np.sqrt(1 - truth) * normal() if metric == "r2" else truth * right + np.sqrt(1 - truth**2) * normal()
         held += truth in number_interval(metric, right, given, ids, draw)
     assert held >= 88
+
+
+def test_the_interval_of_a_gain_over_a_score_that_is_cut_at_zero_holds_the_true_value() -> None:
+    aggregate, rng, held, draws, share = METRICS["r2"].aggregate, np.random.default_rng(5), 0, 150, 0.135
+    assert aggregate is not None
+    for draw in range(draws):
+        right = rng.normal(size=30)
+        # They explain none and a share of the variance.
+        noise = rng.normal(size=(2, 30))
+        answers = {0: 0.5 * right + np.sqrt(0.75) * noise[0], 1: share * right + np.sqrt(share * (1 - share)) * noise[1]}
+        arms = {}
+        for place, name in enumerate(ARMS):
+            given = [repr(float(one)) for one in answers[int(place == 4)]]
+            counts = aggregate.counts(Answered([repr(float(one)) for one in right], given, Output("number")))
+            arms[name] = ArmScores(np.zeros(30), counts=counts, candidate=str(place == 4))
+        gain = attribute(arms, metric=aggregate, permutations=19, draws=200, seed=draw).gains["both"]
+        held += share in gain.ci_single
+    assert held >= 0.92 * draws
 
 
 def test_constant_answers_and_single_groups_have_an_interval_too() -> None:

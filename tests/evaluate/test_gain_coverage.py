@@ -12,7 +12,8 @@ from scipy import special
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS
-from cotune.evaluate.stats.paired import FEW_DIFFERING, contrasts, grouped_tango_limits, sign_flip_test, tango_limits
+from cotune.evaluate.stats.intervals import FEW_DIFFERING
+from cotune.evaluate.stats.paired import contrasts, grouped_tango_limits, sign_flip_test, tango_limits
 from cotune.evaluate.stats.resampling import resample, weighted_mean
 
 ACCURACIES = ((0.4, 0.5, 0.45, 0.8, 0.95), (0.6, 0.6, 0.6, 0.7, 0.7), (0.9, 0.9, 0.92, 0.95, 0.97), (0.2, 0.5, 0.5, 0.85, 0.9))

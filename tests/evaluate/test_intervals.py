@@ -68,6 +68,38 @@ def test_means_are_covered_at_their_level(n):
     assert 0.94 <= np.mean(covered) <= 0.97
 
 
+RARE = {
+    "lost in part": ((1.0, 0.8), (1.0, 1.0)),
+    "lost": ((1.0, 0.0, 0.8), (1.0, 0.5, 0.5)),
+    "won": ((0.0, 0.5), (1.0, 1.0)),
+    "lost and won": ((0.5, 0.0, 1.0), (1.0, 0.5, 0.5)),
+    "won in part": ((0.5, 0.9), (1.0, 1.0)),
+}
+"""Scores, the commonest first, and the shares of the others among the rare rows."""
+
+
+@pytest.mark.parametrize("case", RARE)
+@pytest.mark.parametrize("n", SIZES)
+def test_means_with_rare_other_scores_are_covered_at_their_level(n, case):
+    values, shares = (np.array(part) for part in RARE[case])
+    rng, known, held = np.random.default_rng(n), {}, []
+    for rare in (2, 4, 8):
+        odds = np.concatenate([[1 - rare / n], shares[1:] * rare / n])
+        for counts in map(tuple, rng.multinomial(n, odds, size=300)):
+            if counts not in known:
+                known[counts] = mean_interval(np.repeat(values, counts), seed=1, draws=500)
+            held.append(values @ odds in known[counts])
+    assert np.mean(held) >= 0.94
+
+
+def test_a_partly_right_row_does_not_narrow_the_interval_of_right_ones():
+    partly = np.concatenate([np.ones(99), [0.8]])
+    assert mean_interval(partly, seed=0).low == pytest.approx(wilson(99.8, 100).low)
+    groups = np.repeat(np.arange(25), 4)
+    assert mean_interval(partly, seed=0, groups=groups).low < 0.92
+    assert mean_interval(np.full(100, 0.5), seed=0).width == pytest.approx(1 - wilson(100, 100).low)
+
+
 def test_bootstrap_of_one_column_is_the_bootstrap_of_many():
     values = np.random.default_rng(0).random((40, 3))
     low, high = resample(weighted_mean(values), 40, seed=7, draws=4000)[1](0.95)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +64,12 @@ class ArmsMetric:
         if self.metric == "mean":
             return weighted_mean(self.scores)
         return aggregate_statistic(self.metric, self.counts)
+
+    def uncut_statistic(self) -> OfSums | None:
+        """The arms' metrics before they are cut at 0, as :meth:`statistic`; None if the metric is never cut."""
+        if self.metric == "mean" or self.metric.signed is None:
+            return None
+        return aggregate_statistic(replace(self.metric, score=self.metric.signed), self.counts)
 
     def differs(self, pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
         """Whether the arms of the pairs differ on a row; shape (rows,)."""

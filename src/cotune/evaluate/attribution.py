@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
 from cotune.evaluate.frozen_arms import ALPHA, ARMS, EVERY_GAIN, GAINS, PREVIOUS, Pair, hypothesis, reduced
-from cotune.evaluate.stats.intervals import DRAWS, Interval
+from cotune.evaluate.stats.intervals import DRAWS, FEW_DIFFERING, Interval
 from cotune.evaluate.stats.paired import (
-    FEW_DIFFERING,
     contrasts,
     discordant_rows,
     interval_of,
@@ -193,21 +192,28 @@ def _compared(
         for first, second in pairs:
             coefficients[table.names.index(first), column] += 1
             coefficients[table.names.index(second), column] -= 1
-    scores = table.statistic()
+    def differences(scores: OfSums) -> OfSums:
+        return OfSums(scores.table, lambda sums: scores.of(sums) @ coefficients)
 
-    differences = OfSums(scores.table, lambda sums: scores.of(sums) @ coefficients)
     differs = np.stack([table.differs(pairs) for pairs in wanted.values()], axis=1)
     compared = {name: reduced(pairs, same) for name, pairs in wanted.items()}
     of_shares = np.array([len(pairs) == 1 and table.is_zero_one for pairs in compared.values()])
-    value, limits = contrasts(
-        differences,
-        differs,
-        seed=sampling.seed,
-        draws=sampling.draws,
-        groups=sampling.groups,
-        # Not needed for the difference of two shares.
-        widened=~of_shares,
-    )
+
+    def limits_of(scores: OfSums) -> tuple[Floats, LimitsAt]:
+        return contrasts(
+            differences(scores),
+            differs,
+            seed=sampling.seed,
+            draws=sampling.draws,
+            groups=sampling.groups,
+            # Not needed for the difference of two shares.
+            widened=~of_shares,
+        )
+
+    value, limits = limits_of(table.statistic())
+    if (uncut := table.uncut_statistic()) is not None:
+        # A score of 0 may be one of 0.1 that drew unlucky rows; after the cut it would not vary.
+        limits = _widest(limits, limits_of(uncut)[1])
     permuted: dict[tuple[Pair, ...], float] = {}
 
     def permutation(pairs: Sequence[Pair]) -> float:
@@ -237,6 +243,14 @@ def _compared(
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
         gains[name] = _Compared(float(value[column]), p, test, _possible(interval_at, 1), method)
     return gains
+
+
+def _widest(one: LimitsAt, other: LimitsAt) -> LimitsAt:
+    def limits(level: float) -> tuple[Floats, Floats]:
+        (low, high), (also_low, also_high) = one(level), other(level)
+        return np.minimum(low, also_low), np.maximum(high, also_high)
+
+    return limits
 
 
 def _column(limits: LimitsAt, column: int) -> IntervalAt:

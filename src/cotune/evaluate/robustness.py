@@ -125,6 +125,11 @@ def robustness(
     statistic = table.statistic()
     scores = evaluate_over(statistic, iter([np.ones((1, table.rows))]))[0]
     resampled = evaluate_over(statistic, resampling_weights(table.rows, draws, seed, groups))
+    away = resampled - scores
+    if (uncut := table.uncut_statistic()) is not None:
+        # After the cut at 0 a low score hardly varies, and chance would seem small.
+        whole = evaluate_over(uncut, iter([np.ones((1, table.rows))]))
+        away = evaluate_over(uncut, resampling_weights(table.rows, draws, seed, groups)) - whole
     units = table.rows if groups is None else int(group_index(groups).max()) + 1
     if table.is_zero_one:
         each = [proportion_interval(column, groups=groups, level=_LEVEL) for column in table.scores.T]
@@ -132,7 +137,7 @@ def robustness(
     else:
         ends = np.quantile(resampled, [_TAIL, 1 - _TAIL], axis=0).T
     sides = (slice(0, formats), slice(formats, None))
-    before, after = (_measures(scores[side], resampled[:, side] - scores[side], ends[side], units) for side in sides)
+    before, after = (_measures(scores[side], away[:, side], ends[side], units) for side in sides)
     alike = np.array_equal(resampled[:, sides[0]], resampled[:, sides[1]])
     return Robustness(
         table.rows,

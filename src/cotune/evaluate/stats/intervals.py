@@ -23,6 +23,8 @@ from cotune.evaluate.stats.resampling import (
 
 DRAWS = 4000
 LEVEL = 0.95
+FEW_DIFFERING = 10
+"""Number of rows or groups that differ, from the others or between arms, below which resampling understates the uncertainty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ def mean_interval(
     :func:`proportion_interval` too, because 0/1 scores have the largest variance; with more groups it takes the wider ends of
     the bootstrap and of a t interval by groups. Ungrouped rows never use a normal approximation, whatever their number.
 
+    If fewer than 10 rows (or groups with such rows) differ from the commonest score, resamples cannot tell how rare such rows
+    are. Then Wilson's limits of what they lose and of what they win, as shares of the largest possible loss and win, hold where
+    they are wider.
+
     Args:
         values: score of each row, shape (rows,), at least one.
         groups: group id of each row; if given, whole groups are drawn, and the group is the unit of evidence.
@@ -126,7 +132,11 @@ def mean_interval(
     if np.all((scores == 0) | (scores == 1)) or (_few(groups) and scores.min() >= 0 and scores.max() <= 1):
         return proportion_interval(scores, groups=groups)
     found = _resampled(weighted_mean(scores), len(scores), seed, groups, draws)
-    return found.within(0.0, 1.0) if scores.min() >= 0 and scores.max() <= 1 else found
+    if scores.min() < 0 or scores.max() > 1:
+        return found
+    if (common := _common_score(scores, groups)) is not None:
+        found = _wider(found, _of_rare_rows(scores, common, groups))
+    return found.within(0.0, 1.0)
 
 
 def aggregate_interval(
@@ -142,7 +152,8 @@ def aggregate_interval(
 
     If the score is 0 or 1, there is nothing to resample, and the interval is :func:`proportion_interval` of rows that all have
     that score. With few groups the score is treated as a share of effective rows, whose number comes from its influence values;
-    with more, the wider ends of the bootstrap of groups and of a t interval are taken.
+    with more, the wider ends of the bootstrap of groups and of a t interval are taken. If fewer than 10 rows or groups differ
+    from the commonest score, the limits of a share hold where they are wider, as in :func:`mean_interval`.
 
     A score that is cut at 0, such as R², is resampled before it is cut: else a score of 0, which may be one of 0.1 that drew
     unlucky rows, would look as sure as no right row at all. It always has the wider ends.
@@ -166,7 +177,35 @@ def aggregate_interval(
     if groups is not None and _few(groups):
         low, high = few_groups_limits(statistic, scores[None], groups)
         return Interval(float(low[0]), float(high[0]))
-    return _resampled(statistic, len(scores), seed, groups, draws).within(0.0, 1.0)
+    found = _resampled(statistic, len(scores), seed, groups, draws)
+    if _common_score(scores, groups) is not None:
+        units = np.arange(len(scores)) if groups is None else groups
+        low, high = few_groups_limits(statistic, scores[None], units)
+        found = _wider(found, Interval(float(low[0]), float(high[0])))
+    return found.within(0.0, 1.0)
+
+
+def _common_score(scores: Floats, groups: npt.ArrayLike | None) -> float | None:
+    """The commonest score if fewer than :data:`FEW_DIFFERING` rows, or groups, hold others."""
+    values, counts = np.unique(scores, return_counts=True)
+    common = float(values[counts.argmax()])
+    differs = scores != common
+    units = int(differs.sum()) if groups is None else len(np.unique(group_index(groups)[differs]))
+    return common if units < FEW_DIFFERING else None
+
+
+def _of_rare_rows(scores: Floats, common: float, groups: npt.ArrayLike | None) -> Interval:
+    """Limits of a mean of scores from 0 to 1 that equal the common one in all but a few rows."""
+    rows = float(len(scores)) if groups is None else float(effective_rows(scores, groups, level=LEVEL))
+    lost, won = float(np.maximum(common - scores, 0.0).mean()), float(np.maximum(scores - common, 0.0).mean())
+    most_lost, most_won = common, 1.0 - common
+    low = most_lost * wilson(min(lost / most_lost, 1.0) * rows, rows).high if most_lost > 0 else 0.0
+    high = most_won * wilson(min(won / most_won, 1.0) * rows, rows).high if most_won > 0 else 0.0
+    return Interval(common - low + won, common + high - lost)
+
+
+def _wider(one: Interval, other: Interval) -> Interval:
+    return Interval(min(one.low, other.low), max(one.high, other.high))
 
 
 def _resampled(

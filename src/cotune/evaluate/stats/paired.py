@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.stats.clusters import effective_rows, group_sums
-from cotune.evaluate.stats.intervals import DRAWS, Interval
+from cotune.evaluate.stats.intervals import DRAWS, FEW_DIFFERING, Interval
 from cotune.evaluate.stats.resampling import (
     Floats,
     LimitsAt,
@@ -20,8 +20,6 @@ from cotune.evaluate.stats.resampling import (
 )
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
-FEW_DIFFERING = 10
-"""Number of rows or groups that differ between arms below which resampling understates the uncertainty."""
 _ENUMERATED = 14
 _CELLS_AT_ONCE = 4_000_000
 
