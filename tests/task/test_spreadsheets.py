@@ -238,6 +238,22 @@ def test_output_and_group_may_be_encoded_otherwise_than_in_the_file() -> None:
         Task.from_frame(content("NFD"), input="text", output="Größe")
 
 
+@pytest.mark.parametrize("role", ["dev", "test"])
+def test_a_file_without_labels_is_refused_though_blank_rows_are_left_out(role: str) -> None:
+    unlabelled: dict[str, Any] = {role: [{**row, "out": ""} for row in rows(24, "ab", start=100)]}
+    with pytest.raises(InputError, match=f"{role} rows, column 'out': no row has both an input and an output") as found:
+        Task.from_frame(rows(60, "ab"), input="the text", output="out", on_blank="skip", **unlabelled)
+    assert "leave the file out" in found.value.hint
+
+
+def test_whole_numbers_are_one_group_however_a_frame_writes_them() -> None:
+    def grouped(start: int, write: type[int] | type[float]) -> list[dict[str, Any]]:
+        return [{**row, "who": write(i // 4)} for i, row in enumerate(rows(80, "ab", start=start))]
+
+    found = Task.from_frame(grouped(0, int), test=grouped(100, float), input="the text", output="out", group="who")
+    assert found.checks["groups_across_test"].count + found.checks["groups_across_dev_and_test"].count == 20
+
+
 def test_rows_whose_group_is_blank_have_none() -> None:
     grouped = [{**row, "who": (" ", "", None, "x")[i % 4]} for i, row in enumerate(rows(60, "ab"))]
     found = Task.from_frame(grouped, input="the text", output="out", group="who")

@@ -165,6 +165,22 @@ def test_lists_of_objects_have_a_part_for_each_of_their_kinds() -> None:
     assert Output.from_json(json.loads(json.dumps(stored.to_json()))) == stored
 
 
+def test_equal_numbers_of_objects_stay_with_their_closed_values() -> None:
+    """Parts are in the order of their closed values, objects in that of the text."""
+    kind, rows = KINDS["json"], []
+    for i in range(60):
+        first, second = [("latte", "juice"), ("juice", "latte")][i % 2]
+        counts = (2 + i % 3, 2 + i % 3) if i % 4 < 2 else (2 + i % 3, 6)
+        order = [{"item": first, "count": counts[0]}, {"item": second, "count": counts[1]}]
+        rows.append(({"order": order}, f"{counts[0]} {first} and {counts[1]} {second} for table {i + 100}"))
+    outputs, texts = [json.dumps(output) for output, _ in rows], [text for _, text in rows]
+    schema = kind.schema_of(outputs, None, texts)
+    fields = answer_fields(schema or {}, kind.copied(schema, outputs, texts))
+    assert isinstance(fields, Tags) and [one.given for one in fields.copied] == [(("item", "juice"),), (("item", "latte"),)]
+    for output, text in rows:
+        assert json.loads(fields.answers(certain(fields, output, text), [text])[0]) == output
+
+
 def test_an_absent_list_of_objects_stays_absent_though_most_lists_lack_the_first_kind() -> None:
     rows = [{"who": [{"name": f"Bo {i}", "role": "host" if i % 5 else "cook"}]} if i % 3 else {} for i in range(54)]
     outputs, texts = [json.dumps(row) for row in rows], [f"for Bo {i}" for i in range(54)]

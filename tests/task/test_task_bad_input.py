@@ -252,6 +252,13 @@ def test_everything_in_one_group_cannot_be_cut(tmp_path: Path) -> None:
     assert "no test split can be cut" in message_of(path, data={"group": "user"})
 
 
+def test_a_limit_that_leaves_one_row_of_each_label_is_named(tmp_path: Path) -> None:
+    many = [{"text": f"text {i}", "label": f"l{i % 12}"} for i in range(240)]
+    path = good_file(tmp_path, rows=many)
+    message = message_of(path, limit={"train": 12})
+    assert "limit.train=12 leaves a single row of each label" in message and "equal inputs" not in message
+
+
 def test_a_train_set_that_is_all_in_the_test(tmp_path: Path) -> None:
     path = good_file(tmp_path)
     assert "0 labelled rows with 0 labels remain without those that also occur in the test" in message_of(
@@ -306,6 +313,7 @@ def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: Task.from_frame(GOOD, input="text", output="label", test=GOOD[:0]), ("test rows", "no rows")),
         (lambda: Task.from_frame(pandas.DataFrame({"text": [], "label": []}), input="text", output="label"), ("no rows",)),
         (lambda: Task.from_frame(GOOD, input="text", output="label", labels=["a"]), ("row 2", "'b' is not among")),
+        (lambda: Task.from_frame(GOOD, input="text", output="label", labels=[]), ("the list of labels is empty",)),
     ],
 )  # fmt: skip
 def test_broken_rows_in_python(call: Callable[[], Task], parts: tuple[str, ...]) -> None:

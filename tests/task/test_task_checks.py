@@ -231,6 +231,10 @@ LONG = "one two three four five six seven eight nine ten eleven twelve thirteen 
         ("Example: where is my card", "Where is my card?", True),
         ("Example: where is my card", "Where is my card now?", False),
         ("Say yes or no", "yes", False),
+        ("分类。例如：我的银行卡不见了怎么办 => a", "我的银行卡不见了怎么办？", True),
+        ("カードをなくしました。どうすればいいですか。今すぐ教えて", "カードをなくしました。どうすればいいですか", True),
+        ("分类。例如：我的银行卡不见了怎么办 => a", "银行卡", False),
+        ("分类。例如：我的银行卡不见了怎么办 => a", "我的银行卡不见了怎么查", False),
         ("", LONG, False),
     ],
 )

@@ -119,6 +119,7 @@ def test_one_value_has_one_text_in_every_format(tmp_path: Path) -> None:
         (float("nan"), None),
         (pandas.NA, None),
         (pandas.NaT, None),
+        (np.datetime64("NaT"), None),
         (decimal.Decimal("1.50"), "1.50"),
         (datetime.date(2024, 1, 2), "2024-01-02"),
         ("", None),

@@ -192,6 +192,7 @@ def _compared(
         for first, second in pairs:
             coefficients[table.names.index(first), column] += 1
             coefficients[table.names.index(second), column] -= 1
+
     def differences(scores: OfSums) -> OfSums:
         return OfSums(scores.table, lambda sums: scores.of(sums) @ coefficients)
 

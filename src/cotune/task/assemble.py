@@ -14,7 +14,7 @@ import numpy as np
 from cotune.errors import InputError, counted, shortened, shown_names
 from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
-from cotune.task.example import Example
+from cotune.task.example import Example, group_of
 from cotune.task.guessed_type import guessed_type
 from cotune.task.known import Known
 from cotune.task.metrics.metric import METRICS, Metric, metric_for
@@ -123,6 +123,9 @@ def assemble(source: Source, metric: str | None) -> Parts:
     test = examples_from(source.test, "test", source, kind, known) if source.test is not None else None
     # Old rows may have labels that are no longer used.
     old = examples_from(source.replay, ROLE, replace(source, labels=None), kind, known) if source.replay is not None else ()
+    for table, rows in ((source.dev, dev), (source.test, test)):
+        if table is not None and not rows:
+            _refuse_unlabelled(table, source)
     labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
 
@@ -267,8 +270,7 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
             what = f"the {kind.output_noun} is empty or missing"
             _refuse_empty(table, index, (source.output_field,), what, kind.fill_hint)
         output = read_output(spelled(cell), table.where(index, source.output_field))
-        group = row.get(source.group) if source.group is not None else None
-        group = group if group and group.strip() else None
+        group = None if source.group is None else group_of(row.get(source.group))
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
     return tuple(examples)
 
@@ -410,6 +412,8 @@ def _check_request(source: Source) -> None:
     columns = (*names, source.output_field)
     if doubled := [name for name, count in Counter(columns).items() if count > 1]:
         raise InputError(f"the column {doubled[0]!r} is named twice", where="data.input, data.output", hint=_NAME_ONCE)
+    if source.labels is not None and not source.labels:
+        raise InputError("the list of labels is empty", where="labels", hint="Name all labels, or leave the list out.")
     for key, given, known in (("type", source.type or "label", KINDS), ("on_blank", source.on_blank, get_args(OnBlank))):
         if given not in known:
             raise InputError(f"{key} must be one of {', '.join(known)}, not {given!r}", where=key, hint=f"Correct {key}.")
@@ -444,6 +448,15 @@ def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, h
     skip = "data.on_blank=skip at the end of the command (on_blank='skip' in Python)"
     hint = f"{hint}, take the row out, or leave such rows out: {skip}."
     raise InputError(what + more, where=table.where(index, ", ".join(map(table.header, columns))), hint=hint)
+
+
+def _refuse_unlabelled(table: Table, source: Source) -> None:
+    columns = f"column {table.header(source.output_field)!r}"
+    raise InputError(
+        "no row has both an input and an output" if len(table) else "there are no rows",
+        where=f"{table.source}, {columns}",
+        hint="Fill the outputs of this file, or leave the file out: its rows are then cut from the train file.",
+    )
 
 
 def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:
@@ -569,6 +582,13 @@ def _cut(
             hint=f"Ask for fewer, or name a file under data.{role}.",
         )
     left, taken = cut(rows, size, generator, stratum, keep)
+    limit = source.limit.get("train")
+    if not taken and role == "dev" and limit == len(rows) and len(set(map(stratum, rows))) == len(rows):
+        raise InputError(
+            f"limit.train={limit} leaves a single row of each label, so that no dev row can be cut from them",
+            where="limit.train",
+            hint="Raise it, or name a file under data.dev.",
+        )
     if not taken:
         raise InputError(
             f"no {role} split can be cut: all rows of each label are linked by equal inputs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.task.words import text_of
 
+_WHOLE = re.compile(r"(-?\d+)\.0+\Z")
 UNLABELLED = "unlabelled:"
 """Prefix of the ids of rows that came without a label."""
 
@@ -41,6 +43,15 @@ class Example:
     def taught(self) -> bool:
         """Whether the output comes from a teacher. Such rows are used for training only, never for evaluation."""
         return self.id.startswith(UNLABELLED)
+
+
+def group_of(cell: str | None) -> str | None:
+    """The group in a cell; None if it is blank.
+
+    ``5.0`` is ``5``: pandas writes whole numbers so if a row of the column is blank, and files of the same groups may differ.
+    """
+    text = (cell or "").strip()
+    return _WHOLE.sub(r"\1", text) if text else None
 
 
 def groups_of(rows: Sequence[Example]) -> NDArray[np.str_] | None:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from cotune.task.example import Example
 from cotune.task.split import normalised
+from cotune.task.words import plain_words
 
-_WORD = re.compile(r"\w+")
-_SIZE = 13
+_SIZE, _LEAST, _LEAST_CHARACTERS = 13, 3, 8
 
 
 def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
     """Number of test rows that share 13 consecutive words with any of ``texts``.
 
-    A shorter test row counts if all its words (at least three) occur consecutively in a text. Thirteen words were used in
-    GPT-3's contamination study (Brown et al. 2020, appendix C).
+    A shorter test row counts if all its words (at least three) occur consecutively in a text. In languages that are written
+    without spaces each character is a word, and at least eight are needed. Thirteen words were used in GPT-3's contamination
+    study (Brown et al. 2020, appendix C).
     """
-    shown = [_WORD.findall(normalised(text)) for text in texts]
+    shown = [plain_words(normalised(text)) for text in texts]
     grams: dict[int, set[tuple[str, ...]]] = {}
 
     def grams_of(width: int) -> set[tuple[str, ...]]:
@@ -29,9 +29,9 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
 
     overlapping = 0
     for example in test:
-        words = _WORD.findall(normalised(example.text))
+        words = plain_words(normalised(example.text))
         width = min(_SIZE, len(words))
-        if width >= 3 and not grams_of(width).isdisjoint(_grams(words, width)):
+        if _suffice(words) and not grams_of(width).isdisjoint(_grams(words, width)):
             overlapping += 1
     return overlapping
 
@@ -40,15 +40,19 @@ def rows_overlapping(rows: Iterable[Example], test: Iterable[Example]) -> tuple[
     """Ids of the rows that overlap with a test row, by the criterion of :func:`overlapping_test_rows`."""
     grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     for example in test:
-        words = _WORD.findall(normalised(example.text))
-        if len(words) >= 3:
+        words = plain_words(normalised(example.text))
+        if _suffice(words):
             grams[min(_SIZE, len(words))].update(_grams(words, min(_SIZE, len(words))))
     overlapping = []
     for row in rows:
-        words = _WORD.findall(normalised(row.text))
+        words = plain_words(normalised(row.text))
         if any(not test_grams.isdisjoint(_grams(words, width)) for width, test_grams in grams.items()):
             overlapping.append(row.id)
     return tuple(overlapping)
+
+
+def _suffice(words: Sequence[str]) -> bool:
+    return len(words) >= (_LEAST if any(len(word) > 1 for word in words) else _LEAST_CHARACTERS)
 
 
 def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:

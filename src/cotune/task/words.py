@@ -10,12 +10,18 @@ MOST_WORDS = 1000
 """Maximum number of words of a text; the rest of a longer one is not tagged."""
 # Languages that are written without spaces, and Korean, which joins particles to words: each of their characters is a word.
 _UNSPACED = "\uac00-\ud7a3\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+|[^\w\s]")
+_LETTERS = rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+"
+_WORD, _PLAIN_WORD = re.compile(rf"{_LETTERS}|[^\w\s]"), re.compile(_LETTERS)
 
 
 def text_of(fields: Mapping[str, str]) -> str:
     """All input fields of a row as one text."""
     return " ".join(fields.values())
+
+
+def plain_words(text: str) -> list[str]:
+    """All words of a text that have a letter or digit; in languages that are written without spaces each character is one."""
+    return _PLAIN_WORD.findall(text)
 
 
 # Words of a text of 150 words take 16 kB.

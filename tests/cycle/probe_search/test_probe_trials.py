@@ -311,6 +311,27 @@ def test_how_much_worse_a_trial_may_be_than_the_frozen_probe(
     assert search.winner is (worse if wins else frozen)
 
 
+def test_rows_of_a_group_count_as_one_where_a_trial_is_compared_with_the_frozen_probe(context: RunContext) -> None:
+    search = Opened(context).search
+    search.splits, search.last_epochs = search.splits[:1], 0.0
+    (split,) = search.splits
+    paired = tuple(replace(row, group=f"g{place // 2}") for place, row in enumerate(split.held))
+    frozen = search.winner
+    assert frozen is not None
+    part = {name: getattr(frozen, name)[: len(paired)] for name in ("losses", "correct", "counts")}
+    frozen = replace(frozen, **(part | {"correct": np.zeros(len(paired)), "counts": np.ones(len(paired), dtype=bool)}))
+    # The two rows of a group lose and win alike, so that their mean is less certain by the square root of two.
+    noise = np.repeat(np.random.default_rng(0).normal(size=(len(paired) + 1) // 2), 2)[: len(paired)]
+    noise -= noise.mean()
+    credit = 1.2 * HEURISTICS.dev_credit * standard_error(noise)
+    search.evidence[:] = [frozen, worse := replace(frozen, epochs=1.0, losses=frozen.losses + noise + credit)]
+    search.choose()
+    assert search.winner is frozen
+    search.splits = (replace(split, held=paired),)
+    search.choose()
+    assert search.winner is worse
+
+
 @pytest.mark.parametrize("errors", [0, 1, 2, 3])
 def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_than_chance(
     context: RunContext, errors: int

@@ -21,6 +21,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
+from cotune.task.split import fold_units
 
 Floats = NDArray[np.float64]
 
@@ -176,17 +177,19 @@ class LabelSearch:
         it. If the trial was as good or somewhat worse, the final result was far better (docs/probe-measurements.md), so a trial
         that is tuned further loses only if it is worse by more than three standard errors. On dev, which is small, trials look
         worse than they are too, and lose only if they are worse by more than two. Two trials are compared without this credit:
-        the weights that changed most would get most of it.
+        the weights that changed most would get most of it. Rows of a group, and rows with equal inputs, scatter together.
 
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
         standard error.
         """
-        gap = trial.gap(probe)
+        gap, held = trial.gap(probe), [row for split in self.splits for row in split.held]
+        counted = [row for row, counts in zip(held, trial.counts & probe.counts, strict=True) if counts]
+        error = standard_error(gap, fold_units(counted))
         if probe.errors.sum() < HEURISTICS.few_errors:
-            return bool(gap.mean() < -standard_error(gap))
+            return bool(gap.mean() < -error)
         further = HEURISTICS.credit if self.last_epochs else 0.0
         credit = HEURISTICS.dev_credit if len(self.splits) == 1 else further
-        return bool(gap.mean() < credit * standard_error(gap))
+        return bool(gap.mean() < credit * error)
 
     @property
     def handicap(self) -> float:

@@ -27,7 +27,7 @@ from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.task.answered import Answered
 from cotune.task.checks import DataChecks, Finding
-from cotune.task.example import UNLABELLED, Example, groups_of
+from cotune.task.example import UNLABELLED, Example, group_of, groups_of
 from cotune.task.metrics.metric import METRICS
 from cotune.task.reading.cells import has_half_character
 from cotune.task.reading.field_names import with_fields
@@ -55,8 +55,8 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
         fields = {name: table.shown(index, name) or "" for name in task.input_fields}
         broken = any("\0" in text or has_half_character(text) for text in fields.values())
         if any(text.strip() for text in fields.values()) and not broken:
-            group = table.rows[index].get(config.data.group or "") or ""
-            rows.append(Example(f"{UNLABELLED}{number}", fields, "", group if group.strip() else None))
+            group = group_of(table.rows[index].get(config.data.group or ""))
+            rows.append(Example(f"{UNLABELLED}{number}", fields, "", group))
     return tuple(rows)
 
 

@@ -51,7 +51,7 @@ def cell_text(value: Any) -> str | _Nested | None:
             # As a double, 0.1 would become 0.10000000149011612.
             return None if math.isnan(value) else repr(float(str(value)))
         if type(value).__name__ == "datetime64":
-            return str(value)
+            return None if (text := str(value)) == "NaT" else text
         value = value.item()
     if isinstance(value, str):
         return str(value) or None

@@ -20,10 +20,11 @@ Place = tuple[int, int]
 
 
 class Owner(NamedTuple):
-    """The object that has a value: the path of its list, and its number there."""
+    """The object that has a value: the path of its list, its number there, and whether it has no other copied value."""
 
     path: str
     number: int
+    alone: bool = False
 
 
 class Placed(NamedTuple):
@@ -59,9 +60,9 @@ def placed(text: str, values: Sequence[Sequence[Any]], owners: Sequence[Sequence
     matter. Values that stand in the text as they are written are placed before those that do in another letter case, the
     longest first, each at its first free place.
 
-    ``owners`` are the objects that have the values, in lists of objects with several ones. Of several free places such a value
-    gets the one nearest to the other values of its object, and one without any has the place of an equal one of another object
-    in the list, such as a city that two people share.
+    ``owners`` are the objects that have the values, in lists of objects. Equal values are placed in the order of their objects.
+    If an object has several values, one of several free places is that nearest to the others, and a value without a free place
+    has that of an equal one of another object in the list, such as a city that two people share.
     """
     words = words_of(text)
     starts = {start: number for number, (start, _) in enumerate(words)}
@@ -91,7 +92,7 @@ def placed(text: str, values: Sequence[Sequence[Any]], owners: Sequence[Sequence
         for number, one in enumerate(wanted):
             if chosen.places[number] is not None:
                 continue
-            if one.owner is None:
+            if one.owner is None or one.owner.alone:
                 take(number, next(free(places(one.value)), None))
             elif len(own := list(dict.fromkeys(free(places(one.value))))) > 1:
                 unclear.append(number)
@@ -138,7 +139,7 @@ class _Choice:
     def shared(self, number: int) -> Place | None:
         """The place of an equal value of the same property in another object of the list."""
         own = self.wanted[number]
-        if own.owner is None:
+        if own.owner is None or own.owner.alone:
             return None
         places = [
             place

@@ -429,7 +429,7 @@ def owned_values(value: Any, one: CopiedField) -> list[tuple[Any, Owner | None]]
     objects = [(i, item) for i, item in enumerate(listed) if isinstance(item, Mapping) and name in item]
     own = [(i, item) for i, item in objects if all(_text_at(item, key) == json_text(given) for key, given in one.given)]
     if one.grouping is None:
-        return [(item[name], None) for _, item in own]
+        return [(item[name], Owner(place, i, alone=True)) for i, item in own]
     return [(item[name], Owner(place, i)) for i, item in own if item[name] is not None and item[name] != ""]
 
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from cotune.cycle.answering.fields import FieldAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.fits import PromptFit
+from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.cross_fitted import standard_error
+from cotune.evaluate.stats.resampling import without_each
 from cotune.probe.chain_fits import fit_chain, fit_seconds
 from cotune.probe.folds import fold_numbers
 from cotune.task.example import Example
@@ -81,7 +83,7 @@ class Chains:
 def try_chains(context: RunContext, fit: PromptFit) -> Chains | None:
     """Chains if a run reads words and uses them, because its best frozen probe's answers are better so; a ``chain`` step.
 
-    The score must be higher by a standard error of the difference (jackknife over rows), both cross-fitted. Where values are
+    The score must be higher by a standard error of the difference (jackknife over rows, or groups of them), both cross-fitted. Where values are
     rare, a chain may be right about more words and have a lower F1.
     """
     choosing = context.choosing
@@ -100,7 +102,7 @@ def try_chains(context: RunContext, fit: PromptFit) -> Chains | None:
             choosing.judged(log_probs, rows, answers)
             for answers in (choosing.answers(log_probs, rows), chains.answers(log_probs, rows))
         )
-        used, name = _is_better(chained, alone, context.task.measure), context.task.measure.name
+        used, name = _is_better(chained, alone, context.task.measure, fold_units(rows)), context.task.measure.name
         return {
             "used": used,
             "rows": len(rows),
@@ -114,13 +116,12 @@ def try_chains(context: RunContext, fit: PromptFit) -> Chains | None:
     return chains if used else None
 
 
-def _is_better(one: Evaluation, other: Evaluation, measure: Metric) -> bool:
-    """Whether the first score is higher by more than a standard error of the difference."""
-    aggregate, pair, rows = measure.aggregate, (one, other), one.n
-    if aggregate is None or one.counts is None:
+def _is_better(one: Evaluation, other: Evaluation, measure: Metric, units: NDArray[np.str_] | None) -> bool:
+    """Whether the first score is higher by more than a standard error of the difference; ``units`` as of :func:`fold_units`."""
+    if measure.aggregate is None or one.counts is None or other.counts is None:
         gain = one.values - other.values
-        return bool(gain.mean() > standard_error(gain))
-    without = [aggregate.score(each.counts.sum(axis=0) - each.counts) for each in pair if each.counts is not None]
-    spread = without[0] - without[1]
-    error = np.sqrt((rows - 1) / rows * ((spread - spread.mean()) ** 2).sum())
+        return bool(gain.mean() > standard_error(gain, units))
+    without = without_each(aggregate_statistic(measure.aggregate, [one.counts, other.counts]), one.n, units)
+    spread = without[:, 0] - without[:, 1]
+    error = np.sqrt((len(spread) - 1) / len(spread) * ((spread - spread.mean()) ** 2).sum())
     return bool(one.score - other.score > error)
