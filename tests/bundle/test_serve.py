@@ -253,6 +253,7 @@ def test_what_it_says_of_itself(server: Client, offline: list[Predictor]) -> Non
     assert server.ask("/health").json == {"status": "ok", "bundles": 3, "waiting": 0}
     document = server.ask("/openapi.json").json
     assert document["openapi"].startswith("3.1") and set(document["paths"]) >= {"/predict", "/v1/chat/completions"}
+    assert not document["paths"]["/predict"]["post"]["parameters"][0]["required"], "the bundle may be named in the body"
     rows = document["components"]["schemas"]
     assert set(rows["Row2"]["properties"]) == {"title", "body"} and rows["Row2"]["required"] == ["title", "body"]
     start = server.ask("/")

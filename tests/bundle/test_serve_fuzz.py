@@ -61,7 +61,7 @@ def written(server: Client) -> Any:
     row = {"type": "object", "properties": {"text": text}, "required": ["text"]}
     rows = {"type": "object", "properties": {"rows": {"type": "array", "items": row, "minItems": 1}}, "required": ["rows"]}
     predict = raw["paths"]["/predict"]["post"]
-    predict["parameters"][0]["schema"] = {"enum": models}
+    predict["parameters"][0] |= {"schema": {"enum": models}, "required": True}
     predict["requestBody"]["content"]["application/json"]["schema"] = {"anyOf": [row, rows]}
     for closed in (chat, message, row, rows):
         closed["additionalProperties"] = False

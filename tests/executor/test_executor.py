@@ -24,7 +24,7 @@ from cotune.executor import Choice, Done, Executor, Job, LostError, Storage, ope
 from cotune.executor.base import WorkerLost
 from cotune.executor.choice import slots_of
 from cotune.executor.job import SMALLER, perform
-from cotune.executor.on_ray import cpus_each
+from cotune.executor.on_ray import cpus_each, slots_on
 from cotune.executor.slots import MOST_LOSSES, SlotExecutor
 
 JSON: Any = st.recursive(
@@ -330,6 +330,26 @@ def test_executors_by_name() -> None:
 )
 def test_workers_take_what_the_nodes_have(nodes: list[int], workers: int, each: int) -> None:
     assert cpus_each(nodes, workers) == each
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "slots"),
+    [
+        # CPUs, GPUs and GiB of memory of each node; number of workers and CPUs of each.
+        ([(64, 0, 8)], 0, False, (4, 16)),
+        ([(64, 0, 4), (4, 0, 64)], 0, False, (6, 1)),
+        ([(8, 0, 64)], 3, False, (3, 2)),
+        ([(64, 1, 64), (4, 3, 64), (96, 0, 512)], 0, True, (4, 1)),
+        ([(64, 1, 64), (96, 0, 512)], 0, True, (1, 64)),
+        ([(16, 2, 64)], 3, True, (3, 5)),
+        ([(0, 2, 64)], 0, True, (0, 0)),
+    ],
+)
+def test_slots_fit_on_the_processors_the_memory_and_the_gpus_of_each_node(
+    nodes: list[tuple[int, int, int]], workers: int, gpus: bool, slots: tuple[int, int]
+) -> None:
+    resources = [{"CPU": cpus, "GPU": cards, "memory": gib << 30} for cpus, cards, gib in nodes]
+    assert slots_on(resources, workers, gpus=gpus)[:2] == slots
 
 
 def test_memory_bounds_the_number_of_workers() -> None:

@@ -287,6 +287,18 @@ def test_a_new_file_has_labels_in_the_type_of_the_task(
         assert found is not None and found.actions[0] == (0, "1"), "a label that was corrected by hand"
 
 
+def test_truth_values_stay_so_in_a_later_session(tmp_path: Path) -> None:
+    """The labels are spelled as in the task's data, the file has truth values."""
+    out, labels = tmp_path / "labelled.jsonl", ("False", "True")
+    for _ in range(2):
+        earlier = Earlier.read(out, ("text",), "label")
+        one = Session(out, "label", labels, picks(), earlier, IDENTITY, label_type="bool")
+        one.give("True")
+        one.give("False")
+        (tmp_path / "labelled.jsonl.session.json").unlink()
+    assert [row["label"] for row in read_sheet(out).rows] == [True, False] * 2
+
+
 def test_blank_lines_of_a_file_do_not_become_rows(tmp_path: Path) -> None:
     out = tmp_path / "labelled.csv"
     out.write_text("text,label\nan axe,tool\n\na fig,fruit\n", encoding="utf-8")

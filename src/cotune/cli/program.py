@@ -17,6 +17,8 @@ from cotune.plain import harmless
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The exception for an invalid command line, which typer does not export."""
 
+_MOST_NAMED = 3
+"""Most settings that a hint spells out with a value."""
 _PANELS = {
     "Train": ("init", "run", "label"),
     "Use a bundle": ("predict", "evaluate", "serve", "export", "push"),
@@ -52,8 +54,11 @@ def _hint(error: Any, words: list[str]) -> str:
     """A hint about an invalid command line; empty if the message is enough."""
     option = str(getattr(error, "option_name", ""))
     if type(error).__name__ == "NoSuchOption" and words[:1] == ["run"] and (named := _settings(option)):
-        after = [*words[words.index(option) + 1 :], "VALUE"][0] if option in words else ""
-        value = after or next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), "VALUE")
+        after = [*words[words.index(option) + 1 :], ""][0] if option in words else ""
+        given = next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), after)
+        value = "VALUE" if not given or given.startswith("-") else given
+        if len(named) > _MOST_NAMED:
+            return f"It is a section of settings: {', '.join(named)}. Write one of them as {named[0]}={value}."
         return f"It is a setting; write it as {' or '.join(f'{name}={value}' for name in named)}."
     if "unexpected extra argument" in error.message:
         return 'A name with a space needs quotes, as in --output "Assigned team".'
@@ -61,13 +66,19 @@ def _hint(error: Any, words: list[str]) -> str:
 
 
 def _settings(option: str) -> list[str]:
-    """The settings of a run that an option such as ``--limit.test`` or ``--group`` may mean."""
+    """The settings of a run that an option such as ``--limit.test``, ``--group`` or ``--limit`` may mean."""
     from cotune.config import RunConfig
 
-    name, fields = option.lstrip("-").partition("=")[0].replace("-", "_"), RunConfig.model_fields
-    if name.partition(".")[0] in fields:
+    name = option.lstrip("-").partition("=")[0].replace("-", "_")
+    sections = {
+        section: [inner.alias or key for key, inner in getattr(field.annotation, "model_fields", {}).items()]
+        for section, field in RunConfig.model_fields.items()
+    }
+    if name in sections:
+        return [f"{name}.{key}" for key in sections[name]] or [name]
+    if name.partition(".")[0] in sections:
         return [name]
-    return [f"{section}.{name}" for section, field in fields.items() if name in getattr(field.annotation, "model_fields", ())]
+    return [f"{section}.{name}" for section, keys in sections.items() if name in keys]
 
 
 app = typer.Typer(

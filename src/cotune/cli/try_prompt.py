@@ -51,6 +51,8 @@ def try_(
 
     Shows the difference on dev rows, its interval and changed rows. Without --prompt and --text it asks for prompts.
     """
+    if prompt is not None and text is not None:
+        raise InputError("a text and a file are two prompts", where="--text, --prompt", hint="Give one of them.")
     run = run_folder(run)
     if not (run / CONFIG).is_file():
         raise no_run(run)
@@ -59,7 +61,7 @@ def try_(
     allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
     file = None if prompt is None or str(prompt) == "-" else prompt
     if watch:
-        if text is not None or file is None:
+        if file is None:
             raise InputError("there is no file to watch", where="--watch", hint="Add --prompt FILE.")
         try_saved(run, allowed, file, rows=rows, as_json=as_json)
         return
@@ -102,6 +104,8 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
 
 def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) -> None:
     """Read prompts interactively; the run loads meanwhile."""
+    from cotune.endpoint import EndpointError
+
     # Imported here before the other thread imports the same modules.
     shown = " and ".join(f"{{{name}}}" for name in _fields(run))
     with ThreadPoolExecutor(1) as pool:
@@ -111,7 +115,7 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
             tryouts = opening.result()
             try:
                 try_one(tryouts, text, where="prompt", rows=rows, as_json=as_json)
-            except InputError as error:
+            except (InputError, EndpointError) as error:
                 tell(error, err=True)
             typer.echo("\nType the next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
         # Report a run that cannot be opened even if nothing was typed.
@@ -133,6 +137,8 @@ def _fields(run: Path) -> tuple[str, ...]:
 
 def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_json: bool) -> None:
     """Try a file's prompt, and try it again whenever the file is saved with changes, until Ctrl-C."""
+    from cotune.endpoint import EndpointError
+
     text: str | None = read_text(file, "the prompt file")
     tryouts = open_run(run, permissions)
     tried: str | None = None
@@ -141,7 +147,7 @@ def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_
             tried = text
             try:
                 try_one(tryouts, text, where=str(file), rows=rows, as_json=as_json)
-            except InputError as error:
+            except (InputError, EndpointError) as error:
                 tell(error, err=True)
             tell(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
         time.sleep(_LOOK_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import sys
@@ -120,37 +121,56 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
             where="--executor",
             hint="Add nodes with GPUs, or run with engine.device=cpu.",
         )
-    count, threads, finding = slots_on(nodes, choice.workers or cards)
+    count, threads, finding = slots_on(nodes, choice.workers or 0, gpus=gpus)
     if not threads:
         raise InputError(
             f"the cluster has {finding}",
             where="--workers",
             hint="Use fewer --workers, or add nodes; cotune doctor --executor ray lists the nodes.",
         )
-    share = min(1.0, int(1000 * cards / count) / 1000) if cards else 0.0
+    # Ray counts in steps of a ten-thousandth, and rounds.
+    share = math.floor(10_000 / workers_a_card(count, cards)) / 10_000 if cards else 0.0
     workers = [RayWorker(ray, threads, gpus=share) for _ in range(count)]
     return RayExecutor(workers, storage, threads, _head_of(ray, choice.address))
 
 
-def slots_on(nodes: Sequence[Mapping[str, float]], workers: int) -> tuple[int, int, str]:
+def slots_on(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: bool = False) -> tuple[int, int, str]:
     """Number of workers, the CPUs of each, 0 if they do not fit on the nodes, and both as text.
 
     Args:
         nodes: resources of each node.
-        workers: number of workers; 0 gives as many of one CPU each as there is room for.
+        workers: number of workers; 0 gives as many as the memory has room for, or one for each GPU.
+        gpus: whether workers need a GPU or a share of one, so that they run only on nodes that have one.
     """
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
-    rooms = [slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, nodes, strict=True) if each]
+    used = [node for node in nodes if node.get("CPU") and (not gpus or node.get("GPU"))]
+    cpus, cards = [int(node["CPU"]) for node in used], [int(node.get("GPU", 0)) for node in used]
+    rooms = cards if gpus else [slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, used, strict=True)]
     count = workers or sum(rooms)
-    each = cpus_each(cpus, count) if workers else min(count, 1)
+    if gpus:
+        rooms = [workers_a_card(count, sum(cards)) * own for own in cards]
+    each = cpus_each(cpus, count, cpus if workers and not gpus else rooms)
     if not each:
         return count, 0, f"{counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}"
     return count, each, f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
 
 
-def cpus_each(nodes: Sequence[int], workers: int) -> int:
-    """The most CPUs per worker such that all workers fit on nodes with these numbers of CPUs; 0 if they do not fit."""
-    return next((cpus for cpus in range(max(nodes, default=0), 0, -1) if sum(n // cpus for n in nodes) >= workers), 0)
+def workers_a_card(workers: int, cards: int) -> int:
+    """The most workers that share a GPU."""
+    return math.ceil(workers / cards)
+
+
+def cpus_each(nodes: Sequence[int], workers: int, most: Sequence[int] | None = None) -> int:
+    """The most CPUs per worker such that all workers fit on nodes with these numbers of CPUs; 0 if they do not fit.
+
+    ``most`` is the largest number of workers on each node.
+    """
+    bounds = nodes if most is None else most
+    fitting = (
+        cpus
+        for cpus in range(max(nodes, default=0), 0, -1)
+        if sum(min(n // cpus, bound) for n, bound in zip(nodes, bounds, strict=True)) >= max(1, workers)
+    )
+    return next(fitting, 0)
 
 
 class Slot:

@@ -95,10 +95,14 @@ class Earlier:
 
     def own(self, column: str, value: Any) -> Any:
         """A value in the type that the file's values of a column have, so that the file keeps its types."""
-        kind = self._types.get(column)
+        kind = self.type_of(column)
         # A value that is not a text already has a type.
         reader = _READERS.get(kind) if kind is not None and isinstance(value, str) else None
         return value if reader is None else reader(value)
+
+    def type_of(self, column: str) -> type | None:
+        """The type that all of the file's values of a column have; None if there is no such type."""
+        return self._types.get(column)
 
     @cached_property
     def _types(self) -> dict[str, type]:
@@ -229,8 +233,11 @@ class Session:
 
     def _own_label(self, column: str, label: str) -> Any:
         """A label in the type that the file's labels have."""
-        new = not self.earlier.rows and self.out.suffix.lower() not in SEPARATED
-        return label_value(label, self.label_type) if new else self.earlier.own(column, label)
+        value = label_value(label, self.label_type)
+        if not self.earlier.rows:
+            return label if self.out.suffix.lower() in SEPARATED else value
+        # Truth values have other spellings in the task's data than in the file, such as True.
+        return value if type(value) is self.earlier.type_of(column) else self.earlier.own(column, label)
 
     def _placed(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A pool's row in the columns and types of the file; the pool may have the field's name for a column's header."""

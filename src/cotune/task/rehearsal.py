@@ -100,7 +100,7 @@ def choose_replay(
     if not repeated:
         return Replay(stays, held, counts)
     message = (
-        f"{counted(repeated, 'test row')} {'is' if repeated == 1 else 'are'} also among the old rows: the bundle that this run starts from may have been "
-        "trained on them, which makes its scores too good"
+        f"{counted(repeated, 'test row')} {'is' if repeated == 1 else 'are'} also among the old rows: the bundle that this run "
+        "starts from may have been trained on them, which makes its scores too good"
     )
     return Replay(stays, held, counts, (Finding("test_rows_in_replay", "warning", message, repeated, in_test[:5]),))

@@ -62,8 +62,9 @@ def operations(shelf: Shelf) -> list[Operation]:
     bundle = {
         "name": "bundle",
         "in": "query",
-        "required": len(names) > 1,
-        "description": "Id of the bundle; may also be given in the body. Not needed if only one is served.",
+        # Required nowhere, because it may be in the body.
+        "required": False,
+        "description": "Id of the bundle, here or as `bundle` in the body. Not needed if only one is served.",
         "schema": {"type": "string", "enum": names},
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "example": names[0]}

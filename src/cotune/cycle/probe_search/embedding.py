@@ -240,7 +240,8 @@ class Embedding:
         """
         context, model = self.context, self.context.model
         own, prefix = context.spending.rows.without_words(prompt)
-        if context.workers.slots or not model.shared or rows * own > model.runner.edges.room(model.width):
+        number_bytes = 4 if model.settings.dtype == "float32" else 2
+        if context.workers.slots or not model.shared or rows * own > model.runner.edges.room(model.width, number_bytes):
             edge = 0
         known = rows * own * edge / model.depth
         return context.spending.costs.scoring((rows * own + prefix) * self.share(layers) - known)

@@ -35,9 +35,9 @@ class EdgeStates:
         self._bytes = 0
         self._edges: set[int] = set()
 
-    def room(self, width: int) -> float:
-        """Number of tokens whose states of a width are kept, in half precision."""
-        return self.most_bytes / (2 * width)
+    def room(self, width: int, number_bytes: int) -> float:
+        """Number of tokens whose states, of a width and in numbers of so many bytes, are kept."""
+        return self.most_bytes / (number_bytes * width)
 
     def worth(self, frozen: int, deepest: int) -> tuple[int, ...]:
         """Numbers of layers after which the states of a pass are worth keeping.

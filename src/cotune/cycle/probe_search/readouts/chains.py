@@ -83,8 +83,8 @@ class Chains:
 def try_chains(context: RunContext, fit: PromptFit) -> Chains | None:
     """Chains if a run reads words and uses them, because its best frozen probe's answers are better so; a ``chain`` step.
 
-    The score must be higher by a standard error of the difference (jackknife over rows, or groups of them), both cross-fitted. Where values are
-    rare, a chain may be right about more words and have a lower F1.
+    The score must be higher by a standard error of the difference (jackknife over rows, or groups of them), both cross-fitted.
+    Where values are rare, a chain may be right about more words and have a lower F1.
     """
     choosing = context.choosing
     if not isinstance(choosing, FieldAnswering) or not isinstance(tags := choosing.fields, Tags) or len(fit.rows) < 2 * FOLDS:
