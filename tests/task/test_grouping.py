@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certain_tags import certain, read_back
+from certain_tags import certain, found_in, read_back
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.learnt_grouping import GroupedRow, learnt_grouping
 from cotune.task.values.output import Output
 from cotune.task.values.output_fields import CopiedField
-from cotune.task.values.placing import Owner, found_in
+from cotune.task.values.placing import Owner
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.tags import Tags, answer_fields
 from cotune.task.words import words_of

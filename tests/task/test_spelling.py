@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certain_tags import read_back
+from certain_tags import found_in, read_back
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -22,7 +22,6 @@ from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.number import parse_number
 from cotune.task.values.output import Output
 from cotune.task.values.output_fields import CopiedField, Spelling
-from cotune.task.values.placing import found_in
 from cotune.task.values.spelling import SPELLINGS, gives, learnt_spelling, places_alike, spelled
 from cotune.task.values.tags import Tags, answer_fields
 from cotune.task.words import words_of

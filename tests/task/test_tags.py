@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from certain_tags import certain
+from certain_tags import certain, found_in
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,6 @@ from cotune.task.values.copied import copied_fields, obstacles
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.output import Output
 from cotune.task.values.output_fields import AnswerFields
-from cotune.task.values.placing import found_in
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.tags import Tags, answer_fields
 from cotune.task.words import words_of

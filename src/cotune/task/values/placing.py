@@ -36,23 +36,6 @@ class Placed(NamedTuple):
     owner: Owner | None
 
 
-def found_in(
-    text: str, values: Sequence[Sequence[Any]], owners: Sequence[Sequence[Owner | None]] | None = None
-) -> tuple[list[tuple[int, int, int]], list[list[str]]]:
-    """Where the values of several parts stand in a text: part, first and last word; and each part's values that do not.
-
-    ``owners`` are as in :func:`placed`.
-    """
-    found: list[tuple[int, int, int]] = []
-    missing: list[list[str]] = [[] for _ in values]
-    for part, value, place, _ in placed(text, values, owners):
-        if place is None:
-            missing[part].append(value)
-        else:
-            found.append((part, *place))
-    return sorted(found, key=lambda span: span[1]), missing
-
-
 def placed(text: str, values: Sequence[Sequence[Any]], owners: Sequence[Sequence[Owner | None]] | None = None) -> list[Placed]:
     """The values of several parts with their places in a text.
 
