@@ -66,3 +66,10 @@ def test_a_reference_has_an_interval_whatever_the_metric(metric: str) -> None:
     found = told(context, log_probs, shipped)
     low, high = found["ci"]
     assert 0 < low < found["score"] < high < 1 and found["n"] == len(rows)
+    assert found["difference"]["metric"] == metric and (found["difference"]["value"], found["difference"]["p"]) == (0.0, 1.0)
+    # Compared by the metric itself: the reference always says the first label.
+    always = told(context, np.log(np.tile([0.8, 0.1, 0.1], (len(rows), 1))), shipped)
+    assert always["difference"]["value"] == pytest.approx(shipped.evaluation.score - always["score"], abs=1e-6)
+    assert always["difference"]["p"] < 0.05 and always["difference"]["ci"][0] > 0
+    some = told(context, np.log(np.tile([0.8, 0.1, 0.1], (12, 1))), shipped, np.arange(12))
+    assert some["n"] == 12 and some["difference"]["ci"][0] <= some["difference"]["value"] <= some["difference"]["ci"][1]

@@ -228,6 +228,23 @@ def test_what_the_score_cannot_show_is_warned_of(arm: dict[str, Any], references
             {"score": 0.9, "ci": [0.87, 0.93], "difference": {"value": -0.03, "ci": [-0.05, -0.01], "p": 0.01}},
             "No language model was needed: TF-IDF answers 3.0 points more rows right (95% interval -5.0 to -1.0",
         ),
+        (
+            {"score": 0.5, "ci": [0.4, 0.6], "difference": {"metric": "r2", "value": 0.37, "ci": [0.3, 0.44], "p": 0.001}},
+            "A language model was needed: its R² is 37.0 points higher than that of TF-IDF (95% interval +30.0 to +44.0",
+        ),
+        (
+            {"score": 0.5, "ci": [0.4, 0.6], "difference": {"metric": "r2", "value": -0.2, "ci": [-0.3, -0.1], "p": 0.001}},
+            "No language model was needed: the R² of TF-IDF is 20.0 points higher (95% interval -30.0 to -10.0",
+        ),
+        (
+            {
+                "score": 0.86,
+                "ci": [0.82, 0.9],
+                "difference": {"metric": "macro_f1", "value": 0.01, "ci": [-0.1, 0.1], "p": 0.6},
+            },
+            "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by +1.0 points "
+            "in macro F1 (",
+        ),
         (None, "Whether a language model was needed is not known: TF-IDF could not be fitted to these rows."),
     ],
 )

@@ -14,17 +14,20 @@ from cotune.cycle.budget.reserve import shortage
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.arms import ArmResult
 from cotune.errors import DivergedError, InputError
+from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
 from cotune.evaluate.responses import LabelOutputs
-from cotune.evaluate.scoring import finite, score_interval
+from cotune.evaluate.scoring import Evaluation, finite, score_interval
+from cotune.evaluate.side_by_side import gain_between
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.probe.fields import log_softmax_by_field, row_correct
 from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
+from cotune.task.metrics.metric import Metric
 from cotune.task.split import fold_units
 
 MAJORITY, CONSTANT, TFIDF, ZERO_SHOT = "majority", "constant", "tfidf", "zero_shot"
@@ -86,8 +89,8 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
 
     Returns:
         ``score``, ``ci``, ``n``, ``log_loss`` and ``difference`` by name; None if a reference could not be computed.
-        ``difference`` is the arm's share of right rows minus the reference's, with paired ``ci`` and ``p``. ``learnt_from`` is
-        the number of labelled rows that a reference was fitted to, if the arms used fewer.
+        ``difference`` is the arm's score minus the reference's by the task's metric, with paired ``ci`` and ``p``.
+        ``learnt_from`` is the number of labelled rows that a reference was fitted to, if the arms used fewer.
     """
     task, choosing, rows, learn = context.task, context.choosing, shipped.rows, reference_rows(context)
     truth, classes, sizes = choosing.targets(learn), len(choosing.labels), choosing.sizes
@@ -160,16 +163,35 @@ def told(
     groups, references = groups_of(rows), [row.output for row in rows]
     evaluation = context.choosing.outputs(log_probs, rows).judge(rows, RAW, task)
     interval = score_interval(evaluation, references, task.measure, task.output, seed=seed, groups=groups)
-    mine = shipped.evaluation.correct[chosen]
-    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
         "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         **task.output.kind.errors(references, evaluation.answers),
-        "difference": {name: compared[name] for name in ("value", "ci", "p")},
+        "difference": _difference(task.measure, shipped.evaluation, chosen, evaluation, groups, seed),
     }
+
+
+def _difference(
+    metric: Metric,
+    shipped: Evaluation,
+    chosen: NDArray[np.int64],
+    reference: Evaluation,
+    groups: NDArray[np.str_] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The arm's score on the chosen rows less the reference's, by the task's metric."""
+    if metric.name == "accuracy":
+        right = shipped.correct[chosen]
+        gain = compare_parts(right, reference.correct, np.ones(len(right)), groups=groups, seed=seed)["all"].gain
+    else:
+        counts = None if shipped.counts is None else shipped.counts[chosen]
+        after = ArmScores(shipped.values[chosen], counts=counts, candidate="shipped")
+        before = ArmScores(reference.values, counts=reference.counts, candidate="reference")
+        gain = gain_between(before, after, metric.aggregate or "mean", groups=groups, seed=seed)
+    told = gain.as_dict()
+    return {"metric": metric.name, "value": round(gain.value, 6), "ci": told["ci"], "p": told["p"]}
 
 
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:

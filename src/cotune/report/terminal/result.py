@@ -136,16 +136,19 @@ def _needed(tfidf: Mapping[str, Any] | None) -> str:
     value, p = number(compared.get("value")), number(compared.get("p"))
     if value is None or p is None:
         return ""
-    points = f"{abs(100 * value):.1f} points more rows right"
-    how = uncertainty_text(compared.get("ci"), p, "paired")
+    points, how = f"{abs(100 * value):.1f} points", uncertainty_text(compared.get("ci"), p, "paired")
+    name = compared.get("metric", "accuracy")
+    metric = "" if name == "accuracy" else metric_words(name)
     if p >= ALPHA:
         return (
             "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by "
-            f"{difference_text(value)} points in the share of right rows ({how})."
+            f"{difference_text(value)} points in {metric or 'the share of right rows'} ({how})."
         )
     if value > 0:
-        return f"A language model was needed: it answers {points} than TF-IDF ({how})."
-    return f"No language model was needed: TF-IDF answers {points} ({how}, this model minus TF-IDF)."
+        more = f"its {metric} is {points} higher than that of" if metric else f"it answers {points} more rows right than"
+        return f"A language model was needed: {more} TF-IDF ({how})."
+    more = f"the {metric} of TF-IDF is {points} higher" if metric else f"TF-IDF answers {points} more rows right"
+    return f"No language model was needed: {more} ({how}, this model minus TF-IDF)."
 
 
 def against_test(optimism: float) -> str:
