@@ -253,6 +253,26 @@ def test_the_interval_of_a_gain_over_a_score_that_is_cut_at_zero_holds_the_true_
     assert held >= 0.92 * draws
 
 
+def test_an_arm_far_below_zero_does_not_widen_the_gains_over_it() -> None:
+    aggregate, rng = METRICS["r2"].aggregate, np.random.default_rng(2)
+    assert aggregate is not None
+    right = rng.normal(size=200)
+    near, far = right + 0.4 * rng.normal(size=200), 0.5 * right + 1.5 + 0.3 * rng.normal(size=200)
+
+    def arms(first: Floats, last: Floats) -> dict[str, ArmScores]:
+        made = {}
+        for place, name in enumerate(ARMS):
+            given = [repr(float(one)) for one in (last if place == 4 else first)]
+            counts = aggregate.counts(Answered([repr(float(one)) for one in right], given, Output("number")))
+            made[name] = ArmScores(np.zeros(200), counts=counts, candidate=str(place == 4))
+        return made
+
+    gain = attribute(arms(far, near), metric=aggregate, permutations=99, draws=400).gains["both"]
+    assert gain.value > 0.8 and gain.ci.width < 0.15
+    none = attribute(arms(far, far + 0.5), metric=aggregate, permutations=99, draws=400).gains["both"]
+    assert none.value == 0.0 and none.ci.width < 0.3
+
+
 def test_constant_answers_and_single_groups_have_an_interval_too() -> None:
     right = np.random.default_rng(0).normal(size=40)
     assert number_interval("pearson", right, np.ones(40), None, 0).low == 0.0

@@ -69,21 +69,20 @@ def test_means_are_covered_at_their_level(n):
 
 
 RARE = {
-    "lost in part": ((1.0, 0.8), (1.0, 1.0)),
-    "lost": ((1.0, 0.0, 0.8), (1.0, 0.5, 0.5)),
-    "won": ((0.0, 0.5), (1.0, 1.0)),
-    "lost and won": ((0.5, 0.0, 1.0), (1.0, 0.5, 0.5)),
-    "won in part": ((0.5, 0.9), (1.0, 1.0)),
+    "lost": ((1.0, 0.0, 0.8), (1.0, 0.5, 0.5), (2, 4, 8)),
+    "lost and won": ((0.5, 0.0, 1.0), (1.0, 0.5, 0.5), (2, 4, 8)),
+    "won in part": ((0.5, 0.9), (1.0, 1.0), (1, 2, 4)),
+    "lost in part": ((0.7, 0.0), (1.0, 1.0), (1, 2, 4)),
 }
-"""Scores, the commonest first, and the shares of the others among the rare rows."""
+"""Scores, the commonest first, the shares of the others among the rare rows, and how many rows of these to expect."""
 
 
 @pytest.mark.parametrize("case", RARE)
 @pytest.mark.parametrize("n", SIZES)
 def test_means_with_rare_other_scores_are_covered_at_their_level(n, case):
-    values, shares = (np.array(part) for part in RARE[case])
+    values, shares, expected = (np.array(part) for part in RARE[case])
     rng, known, held = np.random.default_rng(n), {}, []
-    for rare in (2, 4, 8):
+    for rare in expected:
         odds = np.concatenate([[1 - rare / n], shares[1:] * rare / n])
         for counts in map(tuple, rng.multinomial(n, odds, size=300)):
             if counts not in known:

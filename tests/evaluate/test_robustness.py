@@ -16,6 +16,9 @@ from scipy.stats import norm
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.robustness import MEASURES, Robustness, robustness
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
+from cotune.task.answered import Answered
+from cotune.task.metrics.metric import METRICS
+from cotune.task.values.output import Output
 
 FORMATS = 8
 
@@ -161,3 +164,21 @@ def test_other_metrics_and_what_does_not_fit() -> None:
         robustness(arms, arms[:2])
     with pytest.raises(ValueError):
         robustness(arms, [replace(arms[0], score=np.ones(3)), *arms[1:]])
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0, 4.0])
+def test_a_format_far_below_zero_does_not_drown_the_others_in_chance(bias: float) -> None:
+    aggregate, rng = METRICS["r2"].aggregate, np.random.default_rng(4)
+    assert aggregate is not None
+    right = rng.normal(size=200)
+
+    def formats(noise: tuple[float, ...], first: float) -> list[ArmScores]:
+        arms = []
+        for place, spread in enumerate(noise):
+            given = right + spread * rng.normal(size=200) + (first if place == 0 else 0.0)
+            texts = [[repr(float(one)) for one in side] for side in (right, given)]
+            arms.append(ArmScores(np.zeros(200), counts=aggregate.counts(Answered(*texts, Output("number")))))
+        return arms
+
+    found = robustness(formats((1.0, 0.6, 0.7, 0.55), bias), formats((0.3, 0.3, 0.3, 0.3), 0.0), metric=aggregate, draws=400)
+    assert found.before["sd"].value > 0.2 and found.after["sd"].value < 0.05 and found.significant

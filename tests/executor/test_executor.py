@@ -343,6 +343,7 @@ def test_workers_take_what_the_nodes_have(nodes: list[int], workers: int, each: 
         ([(64, 1, 64), (96, 0, 512)], 0, True, (1, 64)),
         ([(16, 2, 64)], 3, True, (3, 5)),
         ([(0, 2, 64)], 0, True, (0, 0)),
+        ([(16, 1, 64), (0, 3, 64)], 2, True, (2, 8)),
     ],
 )
 def test_slots_fit_on_the_processors_the_memory_and_the_gpus_of_each_node(

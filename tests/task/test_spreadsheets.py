@@ -20,6 +20,7 @@ from cotune.bundle.scored import LabelledRows
 from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.task.assemble import Source, assemble
+from cotune.task.example import group_of
 from cotune.task.known import Known
 from cotune.task.reading.cells import column_of, is_field_name
 from cotune.task.reading.field_names import field_names
@@ -251,6 +252,14 @@ def test_whole_numbers_are_one_group_however_a_frame_writes_them() -> None:
         return [{**row, "who": write(i // 4)} for i, row in enumerate(rows(80, "ab", start=start))]
 
     found = Task.from_frame(grouped(0, int), test=grouped(100, float), input="the text", output="out", group="who")
+    assert [group_of(cell) for cell in ("5.0", "-7.00", "v1.0", "1.0.0", "5.5", " ")] == [
+        "5",
+        "-7",
+        "v1.0",
+        "1.0.0",
+        "5.5",
+        None,
+    ]
     assert found.checks["groups_across_test"].count + found.checks["groups_across_dev_and_test"].count == 20
 
 

@@ -180,6 +180,32 @@ def test_equal_numbers_of_objects_stay_with_their_closed_values() -> None:
         assert json.loads(fields.answers(certain(fields, output, text), [text])[0]) == output
 
 
+COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+
+@pytest.mark.parametrize(
+    ("output", "text", "parts"),
+    [
+        ({"a": [{"n": 2}], "b": [], "c": 2}, "2 for 2", [1, 0, 3]),
+        ({"a": [{"n": 2}, {"n": 2}], "b": [{"n": 2}], "c": 5}, "2 and 2 or 2 5", [1, 0, 1, 0, 2, 3]),
+        ({"a": [{"n": 2}], "b": [{"n": 2}, {"n": 2}], "c": 5}, "2 and 2 or 2 5", [1, 0, 2, 0, 2, 3]),
+    ],
+)
+def test_equal_values_of_lists_are_placed_in_the_order_of_the_schema(
+    output: dict[str, Any], text: str, parts: list[int]
+) -> None:
+    several = {"type": "array", "items": COUNT, "maxItems": 4}
+    schema = {
+        "type": "object",
+        "properties": {"a": several, "b": several, "c": {"type": "integer"}},
+        "required": ["a", "b", "c"],
+    }
+    rows = [{"a": [{"n": i}], "b": [{"n": i + 100}], "c": i + 200} for i in range(40)]
+    fields = tags_of(schema, rows, [f"{i} {i + 100} {i + 200}" for i in range(40)])
+    assert isinstance(fields, Tags) and [one.path for one in fields.copied] == ["a[].n", "b[].n", "c"]
+    assert fields.tags_of(json.dumps(output), text).tolist() == parts
+
+
 def test_an_absent_list_of_objects_stays_absent_though_most_lists_lack_the_first_kind() -> None:
     rows = [{"who": [{"name": f"Bo {i}", "role": "host" if i % 5 else "cook"}]} if i % 3 else {} for i in range(54)]
     outputs, texts = [json.dumps(row) for row in rows], [f"for Bo {i}" for i in range(54)]

@@ -58,7 +58,7 @@ def _hint(error: Any, words: list[str]) -> str:
         given = next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), after)
         value = "VALUE" if not given or given.startswith("-") else given
         if len(named) > _MOST_NAMED:
-            return f"It is a section of settings: {', '.join(named)}. Write one of them as {named[0]}={value}."
+            return f"It may be one of several settings: {', '.join(named)}. Write it as {named[0]}={value}, for example."
         return f"It is a setting; write it as {' or '.join(f'{name}={value}' for name in named)}."
     if "unexpected extra argument" in error.message:
         return 'A name with a space needs quotes, as in --output "Assigned team".'

@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.frozen_arms import Pair
-from cotune.evaluate.stats.resampling import Floats, OfSums, weighted_mean
+from cotune.evaluate.stats.resampling import Floats, OfSums, jackknife_limits, weighted_mean
 from cotune.task.metrics.metric import Aggregate
 
+_SURE = 0.999
+"""Level of the interval above which a score that is surely below 0 does not reach 0."""
 Metric = Literal["mean"] | Aggregate
 """The ``"mean"`` of the per-row scores, or an aggregate of each arm's ``counts``."""
 
@@ -65,11 +67,23 @@ class ArmsMetric:
             return weighted_mean(self.scores)
         return aggregate_statistic(self.metric, self.counts)
 
-    def uncut_statistic(self) -> OfSums | None:
-        """The arms' metrics before they are cut at 0, as :meth:`statistic`; None if the metric is never cut."""
+    def uncut_statistic(self, groups: npt.ArrayLike | None) -> OfSums | None:
+        """The arms' metrics as they vary before they are cut at 0, as :meth:`statistic`; None if the metric is never cut.
+
+        An arm whose score is below 0 is moved to 0, so that differences between arms stay those of their scores. One that is
+        surely below 0 stays cut: its errors, which may vary by many times the range of the metric, are no uncertainty of a 0.
+        """
         if self.metric == "mean" or self.metric.signed is None:
             return None
-        return aggregate_statistic(replace(self.metric, score=self.metric.signed), self.counts)
+        signed = aggregate_statistic(replace(self.metric, score=self.metric.signed), self.counts)
+        whole = signed(np.ones((1, self.rows)))[0]
+        surely = jackknife_limits(whole, signed.without_each(groups), _SURE)[1] < 0
+
+        def moved(sums: Floats) -> Floats:
+            found = signed.of(sums)
+            return np.where(surely, np.maximum(found, 0.0), found - np.minimum(whole, 0.0))
+
+        return OfSums(signed.table, moved)
 
     def differs(self, pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
         """Whether the arms of the pairs differ on a row; shape (rows,)."""

@@ -212,7 +212,7 @@ def _compared(
         )
 
     value, limits = limits_of(table.statistic())
-    if (uncut := table.uncut_statistic()) is not None:
+    if (uncut := table.uncut_statistic(sampling.groups)) is not None:
         # A score of 0 may be one of 0.1 that drew unlucky rows; after the cut it would not vary.
         limits = _widest(limits, limits_of(uncut)[1])
     permuted: dict[tuple[Pair, ...], float] = {}

@@ -126,7 +126,7 @@ def robustness(
     scores = evaluate_over(statistic, iter([np.ones((1, table.rows))]))[0]
     resampled = evaluate_over(statistic, resampling_weights(table.rows, draws, seed, groups))
     away = resampled - scores
-    if (uncut := table.uncut_statistic()) is not None:
+    if (uncut := table.uncut_statistic(groups)) is not None:
         # After the cut at 0 a low score hardly varies, and chance would seem small.
         whole = evaluate_over(uncut, iter([np.ones((1, table.rows))]))
         away = evaluate_over(uncut, resampling_weights(table.rows, draws, seed, groups)) - whole

@@ -114,10 +114,10 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
     """Make an executor with actors as workers; see :func:`cotune.executor.open_executor`."""
     ray = connect(choice.address)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cards = sum(int(node.get("GPU", 0)) for node in nodes) if gpus else 0
-    if gpus and not cards:
+    nodes = [node for node in nodes if int(node.get("CPU", 0)) and (not gpus or int(node.get("GPU", 0)))]
+    if gpus and not nodes:
         raise InputError(
-            "the model runs on a GPU here, and the cluster has none",
+            "the model runs on a GPU here, and no node of the cluster has one, and processors beside it",
             where="--executor",
             hint="Add nodes with GPUs, or run with engine.device=cpu.",
         )
@@ -129,6 +129,7 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
             hint="Use fewer --workers, or add nodes; cotune doctor --executor ray lists the nodes.",
         )
     # Ray counts in steps of a ten-thousandth, and rounds.
+    cards = sum(int(node["GPU"]) for node in nodes) if gpus else 0
     share = math.floor(10_000 / workers_a_card(count, cards)) / 10_000 if cards else 0.0
     workers = [RayWorker(ray, threads, gpus=share) for _ in range(count)]
     return RayExecutor(workers, storage, threads, _head_of(ray, choice.address))
@@ -142,7 +143,7 @@ def slots_on(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: bool =
         workers: number of workers; 0 gives as many as the memory has room for, or one for each GPU.
         gpus: whether workers need a GPU or a share of one, so that they run only on nodes that have one.
     """
-    used = [node for node in nodes if node.get("CPU") and (not gpus or node.get("GPU"))]
+    used = [node for node in nodes if int(node.get("CPU", 0)) and (not gpus or int(node.get("GPU", 0)))]
     cpus, cards = [int(node["CPU"]) for node in used], [int(node.get("GPU", 0)) for node in used]
     rooms = cards if gpus else [slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, used, strict=True)]
     count = workers or sum(rooms)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.task.words import text_of
 
-_WHOLE = re.compile(r"(-?\d+)\.0+\Z")
+_WHOLE = re.compile(r"\A(-?[0-9]+)\.0+\Z")
 UNLABELLED = "unlabelled:"
 """Prefix of the ids of rows that came without a label."""
 

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 
 from cotune.task.example import Example
 from cotune.task.split import normalised
-from cotune.task.words import plain_words
+from cotune.task.words import is_character, plain_words
 
-_SIZE, _LEAST, _LEAST_CHARACTERS = 13, 3, 8
+_SIZE, _LEAST, _CHARACTERS = 13, 3, 8
 
 
 def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
     """Number of test rows that share 13 consecutive words with any of ``texts``.
 
     A shorter test row counts if all its words (at least three) occur consecutively in a text. In languages that are written
-    without spaces each character is a word, and at least eight are needed. Thirteen words were used in GPT-3's contamination
-    study (Brown et al. 2020, appendix C).
+    without spaces each letter is a word, of which eight count as much as three others. Thirteen words were used in GPT-3's
+    contamination study (Brown et al. 2020, appendix C).
     """
     shown = [plain_words(normalised(text)) for text in texts]
     grams: dict[int, set[tuple[str, ...]]] = {}
@@ -52,7 +52,8 @@ def rows_overlapping(rows: Iterable[Example], test: Iterable[Example]) -> tuple[
 
 
 def _suffice(words: Sequence[str]) -> bool:
-    return len(words) >= (_LEAST if any(len(word) > 1 for word in words) else _LEAST_CHARACTERS)
+    characters = sum(map(is_character, words))
+    return (len(words) - characters) * _CHARACTERS + characters * _LEAST >= _LEAST * _CHARACTERS
 
 
 def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:

@@ -11,7 +11,11 @@ MOST_WORDS = 1000
 # Languages that are written without spaces, and Korean, which joins particles to words: each of their characters is a word.
 _UNSPACED = "\uac00-\ud7a3\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LETTERS = rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])\w)+"
-_WORD, _PLAIN_WORD = re.compile(rf"{_LETTERS}|[^\w\s]"), re.compile(_LETTERS)
+_WORD, _PLAIN_WORD, _ALONE = (
+    re.compile(rf"{_LETTERS}|[^\w\s]"),
+    re.compile(rf"(?=\w)(?:{_LETTERS})"),
+    re.compile(f"[{_UNSPACED}]"),
+)
 
 
 def text_of(fields: Mapping[str, str]) -> str:
@@ -20,8 +24,13 @@ def text_of(fields: Mapping[str, str]) -> str:
 
 
 def plain_words(text: str) -> list[str]:
-    """All words of a text that have a letter or digit; in languages that are written without spaces each character is one."""
+    """The words of a text without marks such as commas; in languages that are written without spaces each letter is a word."""
     return _PLAIN_WORD.findall(text)
+
+
+def is_character(word: str) -> bool:
+    """Whether a word of :func:`plain_words` is a single letter of a language that is written without spaces."""
+    return _ALONE.fullmatch(word) is not None
 
 
 # Words of a text of 150 words take 16 kB.

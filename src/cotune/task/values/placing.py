@@ -56,7 +56,14 @@ def placed(text: str, values: Sequence[Sequence[Any]], owners: Sequence[Sequence
         for part, own in enumerate(values)
         for i, value in enumerate(own)
     ]
-    wanted.sort(key=lambda one: (-len(one.value), one.owner.number if one.owner else -1))
+    # Equal values are placed in the order of the schema, those of a list's objects in the order of the objects.
+    first: dict[str, int] = {}
+    for one in wanted:
+        if one.owner is not None:
+            first.setdefault(one.owner.path, one.part)
+    wanted.sort(
+        key=lambda one: (-len(one.value), *((one.part, 0) if one.owner is None else (first[one.owner.path], one.owner.number)))
+    )
     numbers = {json_text(value) for own in values for value in own if type(value) in (int, float)}
 
     def exact(value: str) -> Iterator[Place]:
