@@ -243,6 +243,9 @@ def test_the_sentence_calls_no_frozen_arm_tuned():
     assert "what tuning alone gains is not known" in both
     never = sentence(gains | {"tuning": none}, 500, frozen=["seed_tuned", "best_tuned"], tuned=False)
     assert "what tuning alone gains is not known" in never and "adds nothing" not in never
+    gains_of_none = dict.fromkeys(("prompt_given_tuning", "tuning", "both"), none)
+    untuned = sentence({**gains, **gains_of_none}, 500, frozen=["seed_tuned", "best_tuned"])
+    assert "seed prompt, so nothing is gained" in untuned and "adds nothing" not in untuned, "told once"
     tuning = _gain(0.02, -0.01, 0.05, 0.2)
     same = sentence({"prompt_given_tuning": none, "tuning": tuning, "both": none}, 500, frozen=["best_tuned"])
     assert "tuned seed prompt itself, so the search adds nothing" in same and "on top of tuning" not in same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +50,10 @@ def tfidf_log_probs(texts: Sequence[str], labels: NDArray[np.int64], classes: in
 
     most = min(_MOST_CHARACTERS, equal_length([(len(text), 1) for text in texts], _MOST_IN_ALL))
     learn, asked = ([text[:most] for text in part] for part in (texts, asked))
-    pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300)).fit(learn, labels)
+    with warnings.catch_warnings():
+        # It warns of many labels for the rows, and of a fit that has not converged; neither is the user's to mend.
+        warnings.simplefilter("ignore")
+        pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300)).fit(learn, labels)
     fitted = pipeline[-1].classes_
     rare = 1 / (len(texts) + classes)
     shares = np.full((len(asked), classes), rare)

@@ -279,7 +279,8 @@ _BOTH_FROZEN = {
         "winner over seed prompt",
         "best prompt - seed prompt",
         "over the seed prompt, which was not tuned either, the winner {verb}s {points}",
-        _WINNER_FROZEN[LEADING].same,
+        # If the winner is the seed prompt, the gain of both says so.
+        same="",
     )
 }
 _SEED_FROZEN = {
@@ -367,7 +368,10 @@ def shown_gains(summary: Mapping[str, Any]) -> list[str]:
         # The seed prompt alone was tuned: the difference of differences is only what its tuning lost.
         left_out |= {"synergy", "synergy_log_loss"}
     order = dict.fromkeys((*_gains_order(frozen_first=frozen_first(summary)), *gains))
-    return [name for name in order if name in gains and name not in left_out]
+    shown = [name for name in order if name in gains and name not in left_out]
+    words = gain_words(summary)
+    # If nothing was tuned, gains over the seed prompt and over its tuned arm are called the same.
+    return list({words[name].name if name in words else name: name for name in shown}.values())
 
 
 def repeated_text(summary: Mapping[str, Any]) -> str:

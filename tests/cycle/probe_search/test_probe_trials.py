@@ -311,7 +311,21 @@ def test_how_much_worse_a_trial_may_be_than_the_frozen_probe(
     assert search.winner is (worse if wins else frozen)
 
 
-def test_rows_of_a_group_count_as_one_where_a_trial_is_compared_with_the_frozen_probe(context: RunContext) -> None:
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_trial_that_was_cut_may_not_be_worse_at_all(context: RunContext, cut: bool) -> None:
+    search = Opened(context).search
+    search.last_epochs = 1.0
+    frozen = search.winner
+    assert frozen is not None
+    frozen = replace(frozen, correct=np.zeros(len(frozen.correct)))
+    noise = np.random.default_rng(0).normal(size=len(frozen.losses))
+    trial = replace(frozen, epochs=1.0, losses=frozen.losses + noise - noise[frozen.counts].mean() + 0.001, cut=cut)
+    search.evidence[:] = [frozen, trial]
+    search.choose()
+    assert search.winner is (frozen if cut else trial)
+
+
+def test_rows_of_a_group_count_as_one_where_a_trial_must_be_better(context: RunContext) -> None:
     search = Opened(context).search
     search.splits, search.last_epochs = search.splits[:1], 0.0
     (split,) = search.splits
@@ -319,17 +333,17 @@ def test_rows_of_a_group_count_as_one_where_a_trial_is_compared_with_the_frozen_
     frozen = search.winner
     assert frozen is not None
     part = {name: getattr(frozen, name)[: len(paired)] for name in ("losses", "correct", "counts")}
-    frozen = replace(frozen, **(part | {"correct": np.zeros(len(paired)), "counts": np.ones(len(paired), dtype=bool)}))
+    frozen = replace(frozen, **(part | {"correct": np.ones(len(paired)), "counts": np.ones(len(paired), dtype=bool)}))
     # The two rows of a group lose and win alike, so that their mean is less certain by the square root of two.
     noise = np.repeat(np.random.default_rng(0).normal(size=(len(paired) + 1) // 2), 2)[: len(paired)]
     noise -= noise.mean()
-    credit = 1.2 * HEURISTICS.dev_credit * standard_error(noise)
-    search.evidence[:] = [frozen, worse := replace(frozen, epochs=1.0, losses=frozen.losses + noise + credit)]
+    better = replace(frozen, epochs=1.0, losses=frozen.losses + noise - 1.2 * standard_error(noise))
+    search.evidence[:] = [frozen, better]
     search.choose()
-    assert search.winner is frozen
+    assert search.winner is better
     search.splits = (replace(split, held=paired),)
     search.choose()
-    assert search.winner is worse
+    assert search.winner is frozen
 
 
 @pytest.mark.parametrize("errors", [0, 1, 2, 3])

@@ -93,7 +93,7 @@ class _Look:
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self.pairs = self.tokens = 0
-        self.why = "no two rows have a word in common"
+        self.why = "no two rows have a word in common, but for those that another check reports"
 
     def find(self, rows: Sequence[Example]) -> list[tuple[int, int, float]]:
         """Similar pairs among all rows: train, then dev, then test."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -76,7 +77,9 @@ class HeldOutJudge:
         if search.of(fit.prompt.id, tuned=False) is None:
             search.evidence.append(self.frozen(search, search.fits.get(fit.prompt.id, fit)))
         with suppress(DivergedError):
-            search.evidence.append(self._evidence(search, fit, found, splits, epochs=search.epochs, tempers=True))
+            evidence = self._evidence(search, fit, found, splits, epochs=search.epochs, tempers=True)
+            cut = any(2 * made.steps < request.steps for made, request in zip(found, requests, strict=True))
+            search.evidence.append(replace(evidence, cut=cut))
         search.choose()
 
     def tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:

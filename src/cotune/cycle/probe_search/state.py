@@ -43,6 +43,7 @@ class Evidence:
         interval: its 95% interval.
         dev_log_probs: ``[dev rows, labels]`` their log-probabilities on dev, in the order of the first split, after
             temperature.
+        cut: whether time ended the tuning on a split before half of its steps.
     """
 
     fit: PromptFit
@@ -55,6 +56,7 @@ class Evidence:
     score: float
     interval: Interval
     dev_log_probs: Floats
+    cut: bool = False
 
     @property
     def errors(self) -> Floats:
@@ -177,19 +179,20 @@ class LabelSearch:
         it. If the trial was as good or somewhat worse, the final result was far better (docs/probe-measurements.md), so a trial
         that is tuned further loses only if it is worse by more than three standard errors. On dev, which is small, trials look
         worse than they are too, and lose only if they are worse by more than two. Two trials are compared without this credit:
-        the weights that changed most would get most of it. Rows of a group, and rows with equal inputs, scatter together.
+        the weights that changed most would get most of it. A trial that was cut has none either, because the final tuning is
+        then likely to be cut too.
 
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
-        standard error.
+        standard error, for which rows of a group, and rows with equal inputs, count as one.
         """
         gap, held = trial.gap(probe), [row for split in self.splits for row in split.held]
-        counted = [row for row, counts in zip(held, trial.counts & probe.counts, strict=True) if counts]
-        error = standard_error(gap, fold_units(counted))
         if probe.errors.sum() < HEURISTICS.few_errors:
-            return bool(gap.mean() < -error)
+            counted = [row for row, counts in zip(held, trial.counts & probe.counts, strict=True) if counts]
+            return bool(gap.mean() < -standard_error(gap, fold_units(counted)))
         further = HEURISTICS.credit if self.last_epochs else 0.0
         credit = HEURISTICS.dev_credit if len(self.splits) == 1 else further
-        return bool(gap.mean() < credit * error)
+        # Repeated rows do not raise the credit: what is less certain is no better.
+        return bool(gap.mean() < (0.0 if trial.cut else credit) * standard_error(gap))
 
     @property
     def handicap(self) -> float:
