@@ -20,14 +20,18 @@ from servers import texts
 from cotune.bundle.answer_sheet import check_sheet
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.rows import said
+from cotune.bundle.seen import write_row_hashes
 from cotune.cli import main
+from cotune.config.paths import IN_MEMORY
 from cotune.errors import InputError
 from cotune.labelling.acquisition import ACQUISITIONS, margins
 from cotune.labelling.known import bundle_of, replay_options, rows_of_run
 from cotune.labelling.picking import DEFAULT, pick_rows
 from cotune.labelling.pool import identity_of
 from cotune.labelling.session import Earlier, Session, session_file
+from cotune.task.example import Example
 from cotune.task.reading.read import read_sheet
+from cotune.task.split import duplicate_key
 
 
 def pool_of(folder: Path, count: int = 24) -> Path:
@@ -95,6 +99,21 @@ def test_a_run_tells_its_bundle_and_the_rows_it_knows(bench: Bench, tmp_path: Pa
     for name in ("config.json", "test_rows.json"):
         (run / name).write_text("[" * 10**5, encoding="utf-8")
     assert rows_of_run(run, manifest) == ([], set(), False)
+
+
+def test_rows_of_a_run_whose_data_cannot_be_read_are_known_by_their_hashes(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, pool = tmp_path / "run", pool_of(tmp_path, 8)
+    bench.save_probed(run / "best")
+    (run / "config.json").write_text(json.dumps({"config": {"data": {"train": IN_MEMORY}}}), encoding="utf-8")
+    rows = [Example("", {"text": text}, "") for text in texts(8)]
+    asked = (run, pool, "--n", 8, "--json")
+    code, printed, told = called(capsys, *asked)
+    assert code == 0 and len(json.loads(printed)["rows"]) == 8 and "may be asked again" in told
+    write_row_hashes(run, learnt=map(duplicate_key, rows[:3]), tested=[duplicate_key(rows[5])])
+    code, printed, told = called(capsys, *asked)
+    assert {one["number"] for one in json.loads(printed)["rows"]} == {5, 6, 8, 9} and "may be asked again" not in told
 
 
 def test_all_data_files_of_a_run_are_known(bench: Bench, tmp_path: Path) -> None:

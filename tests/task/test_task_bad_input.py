@@ -302,6 +302,7 @@ def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (lambda: Task.from_rows([]), ("train rows", "no rows")),
         (lambda: Task.from_rows(["a"]), ("train rows, row 1", "a text")),
+        (lambda: Task.from_rows("rows.csv"), ("the train rows: 'rows.csv' is a file's name", "Task.from_frame")),
         (lambda: Task.from_rows([("a", "b", "c")]), ("train rows, row 1",)),
         (lambda: Task.from_frame(5, input="a", output="b"), ("train rows", "int", "data frame")),
         (lambda: Task.from_frame(GOOD, input="txt", output="label"), ("no column 'txt'", "'text'")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +53,32 @@ def write_row_hashes(folder: Path, *, learnt: Iterable[str], tested: Iterable[st
 
 def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
     """Count the rows that the run of a bundle has seen; None if its folder is missing or has no hashes."""
-    path = run_folder(bundle) / ROW_HASHES
+    if (known := _stored(run_folder(bundle))) is None:
+        return None
+    learnt, tested = known
+    hashes = [_hash(row.fields) for row in rows]
+    return Seen(sum(one in learnt for one in hashes), sum(one in tested for one in hashes), len(hashes))
+
+
+def seen_inputs(run: Path, rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]] | None:
+    """The inputs among some that a run has learnt from or tested on; None if its folder has no hashes."""
+    if (known := _stored(run)) is None:
+        return None
+    learnt, tested = known
+    return [row for row in rows if _hash(row) in learnt or _hash(row) in tested]
+
+
+def _stored(run: Path) -> tuple[set[str], set[str]] | None:
+    """The hashes of a run's learnt and tested rows; None if there are none."""
+    path = run / ROW_HASHES
     if not path.is_file():
         return None
     try:
         known = read_json(path)
-        learnt, tested = (set(known[name]) for name in ("learnt", "tested"))
+        return set(known["learnt"]), set(known["tested"])
     except (InputError, KeyError, TypeError):
         return None
-    hashes = [duplicate_key(row)[:_DIGITS] for row in rows]
-    return Seen(sum(one in learnt for one in hashes), sum(one in tested for one in hashes), len(hashes))
+
+
+def _hash(inputs: Mapping[str, str]) -> str:
+    return duplicate_key(Example("", inputs, ""))[:_DIGITS]

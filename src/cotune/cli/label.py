@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, echo_json, option, show_page, tell
-from cotune.errors import InputError, counted
+from cotune.errors import InputError, RowError, counted
 
 if TYPE_CHECKING:
     from cotune.bundle.manifest import Manifest
@@ -148,6 +148,8 @@ def _picked(
 ) -> tuple[list[Pick], Earlier]:
     """The rows to ask about, and the existing content of the label file."""
     from cotune.bundle.answer_sheet import check_sheet
+    from cotune.bundle.rows import said
+    from cotune.bundle.seen import seen_inputs
     from cotune.labelling.known import rows_of_run
     from cotune.labelling.picking import pick_rows
     from cotune.labelling.pool import read_pool
@@ -158,7 +160,11 @@ def _picked(
     checked = check_sheet(sheet, manifest.input_fields)
     earlier = Earlier.read(out, manifest.input_fields, manifest.output_field) if out is not None else Earlier()
     _, words, all_read = ([], set[str](), True) if folder is None else rows_of_run(folder, manifest)
-    if not all_read:
+    readable = (row for row in checked if not isinstance(row, RowError))
+    seen = None if folder is None else seen_inputs(folder, readable)
+    words |= {said(row) for row in seen or ()}
+    # The hashes know the rows of a task that was made in Python too.
+    if not all_read and seen is None:
         tell("The run's training rows cannot be read; rows of the pool that are among them may be asked again.", err=True)
     options = {name: asks[name] for name in ("way", "look", "seed")} | {"known": words | earlier.known}
     progress = partial(count, what="rows looked at")

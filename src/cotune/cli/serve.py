@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Base, Json, app, bundle_argument, echo_json, option, tell
+from cotune.errors import counted
 from cotune.plain import one_line
 
 _ACCESS, _BOUNDS = "Address and access", "Bounds"
@@ -89,7 +90,10 @@ def _learnt_from(bundle: Path) -> list[dict[str, str]]:
     from cotune.labelling.known import bundle_of, rows_of_run
 
     folder, run = bundle_of(bundle)
-    rows = rows_of_run(run, read_manifest(folder))[0] if run is not None else []
+    rows, _, all_read = rows_of_run(run, read_manifest(folder)) if run is not None else ([], set(), False)
     if not rows:
         tell(f"{bundle}: the training rows are unknown, so rows are not collected for being far from them.", err=True)
+    elif not all_read:
+        known = f"only {counted(len(rows), 'training row')} {'is' if len(rows) == 1 else 'are'} known"
+        tell(f"{bundle}: {known}, from which rows are collected for being far.", err=True)
     return rows

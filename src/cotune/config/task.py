@@ -283,6 +283,12 @@ def _table(source: Any, role: str) -> Table:
 
 
 def _named(rows: Iterable[Any], columns: Sequence[str], role: str) -> Table:
+    if isinstance(rows, (str, Path)):
+        raise InputError(
+            f"{str(rows)!r} is a file's name and not a list of rows",
+            where=f"the {role} rows",
+            hint="Read the file's rows first, or make the task with Task.from_frame, which takes files.",
+        )
     named = (
         dict(zip(columns, row, strict=True)) if isinstance(row, (tuple, list)) and len(row) == len(columns) else row
         for row in rows
