@@ -235,6 +235,16 @@ def test_the_interval_of_a_score_that_is_cut_at_zero_holds_the_true_value(
     assert held >= 88
 
 
+def number_arms(aggregate: Aggregate, right: Floats, first: Floats, last: Floats) -> dict[str, ArmScores]:
+    """The five arms, of which the tuned winner gives the last answers and all others the first."""
+    arms = {}
+    for place, name in enumerate(ARMS):
+        texts = [[repr(float(one)) for one in side] for side in (right, last if place == 4 else first)]
+        counts = aggregate.counts(Answered(*texts, Output("number")))
+        arms[name] = ArmScores(np.zeros(len(right)), counts=counts, candidate=str(place == 4))
+    return arms
+
+
 def test_the_interval_of_a_gain_over_a_score_that_is_cut_at_zero_holds_the_true_value() -> None:
     aggregate, rng, held, draws, share = METRICS["r2"].aggregate, np.random.default_rng(5), 0, 150, 0.135
     assert aggregate is not None
@@ -242,12 +252,8 @@ def test_the_interval_of_a_gain_over_a_score_that_is_cut_at_zero_holds_the_true_
         right = rng.normal(size=30)
         # They explain none and a share of the variance.
         noise = rng.normal(size=(2, 30))
-        answers = {0: 0.5 * right + np.sqrt(0.75) * noise[0], 1: share * right + np.sqrt(share * (1 - share)) * noise[1]}
-        arms = {}
-        for place, name in enumerate(ARMS):
-            given = [repr(float(one)) for one in answers[int(place == 4)]]
-            counts = aggregate.counts(Answered([repr(float(one)) for one in right], given, Output("number")))
-            arms[name] = ArmScores(np.zeros(30), counts=counts, candidate=str(place == 4))
+        first, last = 0.5 * right + np.sqrt(0.75) * noise[0], share * right + np.sqrt(share * (1 - share)) * noise[1]
+        arms = number_arms(aggregate, right, first, last)
         gain = attribute(arms, metric=aggregate, permutations=19, draws=200, seed=draw).gains["both"]
         held += share in gain.ci_single
     assert held >= 0.92 * draws
@@ -258,18 +264,9 @@ def test_an_arm_far_below_zero_does_not_widen_the_gains_over_it() -> None:
     assert aggregate is not None
     right = rng.normal(size=200)
     near, far = right + 0.4 * rng.normal(size=200), 0.5 * right + 1.5 + 0.3 * rng.normal(size=200)
-
-    def arms(first: Floats, last: Floats) -> dict[str, ArmScores]:
-        made = {}
-        for place, name in enumerate(ARMS):
-            given = [repr(float(one)) for one in (last if place == 4 else first)]
-            counts = aggregate.counts(Answered([repr(float(one)) for one in right], given, Output("number")))
-            made[name] = ArmScores(np.zeros(200), counts=counts, candidate=str(place == 4))
-        return made
-
-    gain = attribute(arms(far, near), metric=aggregate, permutations=99, draws=400).gains["both"]
+    gain = attribute(number_arms(aggregate, right, far, near), metric=aggregate, permutations=99, draws=400).gains["both"]
     assert gain.value > 0.8 and gain.ci.width < 0.15
-    none = attribute(arms(far, far + 0.5), metric=aggregate, permutations=99, draws=400).gains["both"]
+    none = attribute(number_arms(aggregate, right, far, far + 0.5), metric=aggregate, permutations=99, draws=400).gains["both"]
     assert none.value == 0.0 and none.ci.width < 0.3
 
 

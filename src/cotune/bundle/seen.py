@@ -56,7 +56,7 @@ def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
     if (known := _stored(run_folder(bundle))) is None:
         return None
     learnt, tested = known
-    hashes = [_hash(row.fields) for row in rows]
+    hashes = [_hash(row) for row in rows]
     return Seen(sum(one in learnt for one in hashes), sum(one in tested for one in hashes), len(hashes))
 
 
@@ -64,8 +64,8 @@ def seen_inputs(run: Path, rows: Iterable[Mapping[str, str]]) -> list[Mapping[st
     """The inputs among some that a run has learnt from or tested on; None if its folder has no hashes."""
     if (known := _stored(run)) is None:
         return None
-    learnt, tested = known
-    return [row for row in rows if _hash(row) in learnt or _hash(row) in tested]
+    either = set.union(*known)
+    return [row for row in rows if _hash(Example("", row, "")) in either]
 
 
 def _stored(run: Path) -> tuple[set[str], set[str]] | None:
@@ -80,5 +80,5 @@ def _stored(run: Path) -> tuple[set[str], set[str]] | None:
         return None
 
 
-def _hash(inputs: Mapping[str, str]) -> str:
-    return duplicate_key(Example("", inputs, ""))[:_DIGITS]
+def _hash(row: Example) -> str:
+    return duplicate_key(row)[:_DIGITS]

@@ -190,8 +190,7 @@ def _difference(
         after = ArmScores(shipped.values[chosen], counts=counts, candidate="shipped")
         before = ArmScores(reference.values, counts=reference.counts, candidate="reference")
         gain = gain_between(before, after, metric.aggregate or "mean", groups=groups, seed=seed)
-    told = gain.as_dict()
-    return {"metric": metric.name, "value": round(gain.value, 6), "ci": told["ci"], "p": told["p"]}
+    return {"metric": metric.name, "value": round(gain.value, 6), "ci": gain.ci.as_list(), "p": gain.p}
 
 
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:

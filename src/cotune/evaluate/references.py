@@ -51,7 +51,7 @@ def tfidf_log_probs(texts: Sequence[str], labels: NDArray[np.int64], classes: in
     most = min(_MOST_CHARACTERS, equal_length([(len(text), 1) for text in texts], _MOST_IN_ALL))
     learn, asked = ([text[:most] for text in part] for part in (texts, asked))
     with warnings.catch_warnings():
-        # It warns of many labels for the rows, and of a fit that has not converged; neither is the user's to mend.
+        # It warns of many labels for the rows, and of a fit that has not converged; users can change neither.
         warnings.simplefilter("ignore")
         pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300)).fit(learn, labels)
     fitted = pipeline[-1].classes_

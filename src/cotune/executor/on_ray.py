@@ -113,8 +113,7 @@ def _head_of(ray: Any, address: str) -> tuple[str, int]:
 def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> SlotExecutor:
     """Make an executor with actors as workers; see :func:`cotune.executor.open_executor`."""
     ray = connect(choice.address)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = [node for node in nodes if int(node.get("CPU", 0)) and (not gpus or int(node.get("GPU", 0)))]
+    nodes = _usable([node["Resources"] for node in ray.nodes() if node["Alive"]], gpus=gpus)
     if gpus and not nodes:
         raise InputError(
             "the model runs on a GPU here, and no node of the cluster has one, and processors beside it",
@@ -143,7 +142,7 @@ def slots_on(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: bool =
         workers: number of workers; 0 gives as many as the memory has room for, or one for each GPU.
         gpus: whether workers need a GPU or a share of one, so that they run only on nodes that have one.
     """
-    used = [node for node in nodes if int(node.get("CPU", 0)) and (not gpus or int(node.get("GPU", 0)))]
+    used = _usable(nodes, gpus=gpus)
     cpus, cards = [int(node["CPU"]) for node in used], [int(node.get("GPU", 0)) for node in used]
     rooms = cards if gpus else [slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, used, strict=True)]
     count = workers or sum(rooms)
@@ -153,6 +152,11 @@ def slots_on(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: bool =
     if not each:
         return count, 0, f"{counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}"
     return count, each, f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
+
+
+def _usable(nodes: Sequence[Mapping[str, float]], *, gpus: bool) -> list[Mapping[str, float]]:
+    """The resources of the nodes on which workers can run."""
+    return [node for node in nodes if int(node.get("CPU", 0)) and (not gpus or int(node.get("GPU", 0)))]
 
 
 def workers_a_card(workers: int, cards: int) -> int:

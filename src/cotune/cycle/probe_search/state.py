@@ -185,8 +185,9 @@ class LabelSearch:
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
         standard error, for which rows of a group, and rows with equal inputs, count as one.
         """
-        gap, held = trial.gap(probe), [row for split in self.splits for row in split.held]
+        gap = trial.gap(probe)
         if probe.errors.sum() < HEURISTICS.few_errors:
+            held = [row for split in self.splits for row in split.held]
             counted = [row for row, counts in zip(held, trial.counts & probe.counts, strict=True) if counts]
             return bool(gap.mean() < -standard_error(gap, fold_units(counted)))
         further = HEURISTICS.credit if self.last_epochs else 0.0
