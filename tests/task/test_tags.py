@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import re
 from typing import Any
 
@@ -164,6 +166,34 @@ def test_lists_of_objects_have_a_part_for_each_of_their_kinds() -> None:
     assert Output.from_json(json.loads(json.dumps(stored.to_json()))) == stored
 
 
+def test_closed_values_of_objects_may_be_absent() -> None:
+    kind, rows = KINDS["json"], []
+    for i in range(45):
+        size, milk = ("small", "large", None)[i % 3], (True, None)[i % 2]
+        sort = {"item": f"tea{i}"} | ({"size": size} if size else {}) | ({"milk": milk} if milk else {})
+        rows.append(
+            ({"order": [sort, {"item": f"bun{i}"}][: 1 + i % 2]}, f"a {size} tea{i}, {milk}" + f" and bun{i}" * (i % 2))
+        )
+    outputs, texts = [json.dumps(output) for output, _ in rows], [text for _, text in rows]
+    schema = kind.schema_of(outputs, None, texts)
+    assert schema is not None and schema["properties"]["order"]["items"]["required"] == ["item"]
+    fields = answer_fields(schema, kind.copied(schema, outputs, texts))
+    assert isinstance(fields, Tags) and len(fields.copied) == 9 and obstacles(schema, outputs, texts) == []
+    names = [one.name for one in fields.copied]
+    assert "order[].item with size=absent, milk=absent" in names and 'order[].item with size="small", milk=absent' in names
+    for output, text in rows:
+        assert json.loads(fields.answers(certain(fields, output, text), [text])[0]) == output
+    assert fields.places('{"order": [{"item": "bun", "size": null}]}', "a bun") is None, "null is another value than none"
+    stored = Output("json", schema_text=json.dumps(schema), copied=fields.copied)
+    again = Output.from_json(json.loads(json.dumps(stored.to_json())))
+    assert again == stored and isinstance(again.fields, Tags) and again.fields.names == fields.names
+    assert pickle.loads(pickle.dumps(fields.copied)) == copy.deepcopy(fields.copied) == fields.copied
+    damaged = stored.to_json()
+    damaged["copied"][0]["given"] = [["size", "small", "large"]]
+    with pytest.raises(InputError, match="copied parts are invalid"):
+        Output.from_json(damaged)
+
+
 def test_equal_numbers_of_objects_stay_with_their_closed_values() -> None:
     """Parts are in the order of their closed values, objects in that of the text."""
     kind, rows = KINDS["json"], []
@@ -317,7 +347,7 @@ def test_obstacles_name_the_parts_that_keep_an_output_from_being_read() -> None:
     rows = [{"sum": 100 * i, "lines": [{"name": [f"n{i}"], "of": f"o{i}"}], "to": {"firm": f"firm {i}"}} for i in range(1, 20)]
     schema = infer_schema([*rows, {"sum": 7, "lines": []}])
     found = obstacles(schema, [json.dumps(row) for row in rows], texts[:-1])
-    assert found == ["'lines' may have many values"]
+    assert found == ["'lines' may have many values, and such a part is never copied"]
     found = obstacles(infer_schema([["a"], ["b"]]), ['["a"]', '["b"]'], ["an ape", "b"])
     assert found == ["the output may have many values, of which 1 of 2 stand in the text as they are written (not 'a')"]
     found = obstacles(infer_schema([["a"], ["b"]]), ['["a"]', '["b"]'], ["an A", "b"])

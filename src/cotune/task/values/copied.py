@@ -265,7 +265,7 @@ def obstacles(schema: Mapping[str, Any] | None, outputs: Sequence[str], texts: S
         # A list of objects has its values in one of their properties.
         own = {inner: one for inner, one in standing.items() if inner in (path, f"{path}[]") or inner.startswith(f"{path}[].")}
         if not own:
-            found.append(f"{name} may have many values")
+            found.append(f"{name} may have many values, and such a part is never copied")
         for inner, one in own.items():
             name = repr(inner) if path in groups else name
             if not one.enough or (not most and one.found < LEAST_COPIED * one.values):

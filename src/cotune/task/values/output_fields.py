@@ -72,6 +72,10 @@ class _Absent:
     def __repr__(self) -> str:
         return "absent"
 
+    def __reduce__(self) -> str:
+        # Copies are the same object, by whose identity it is known.
+        return "ABSENT"
+
 
 ABSENT: Final = _Absent()
 """The value of an optional property that an object does not have."""
@@ -121,8 +125,8 @@ class CopiedField:
             ``never`` if something must be copied; a text without a fitting word then gives an empty text or 0. In a list of
             objects with several copied values, this is about one object, which without a fitting word is not answered.
         most: maximum number of values. Of a part that is no list, several are written as a list and one by itself.
-        given: names and values of the other properties of a list's objects, such as ``role="guest"``; other values are another
-            part.
+        given: names and values of the other properties of a list's objects, such as ``role="guest"``, or :data:`ABSENT`; other
+            values are another part.
         spelling: how a text is written, see :mod:`cotune.task.values.spelling`.
         grouping: how the values of a list of objects with several copied ones are grouped; None for all other parts.
     """
@@ -136,8 +140,12 @@ class CopiedField:
     grouping: Grouping | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """For bundles, journals and summaries; without the spelling where texts are copied as they stand."""
+        """For bundles, journals and summaries; without the spelling where texts are copied as they stand.
+
+        A property that objects do not have is its name alone.
+        """
         record = asdict(self)
+        record["given"] = [[name] if value is ABSENT else [name, value] for name, value in self.given]
         if self.spelling == "same":
             del record["spelling"]
         if self.grouping is None:
@@ -151,7 +159,9 @@ class CopiedField:
         Raises:
             TypeError, ValueError, AttributeError: it is not of this form.
         """
-        given = tuple((name, value) for name, value in data.get("given", ()))
+        given = tuple((name, *(own or [ABSENT])) for name, *own in data.get("given", ()))
+        if not all(len(pair) == 2 for pair in given):
+            raise ValueError("other properties need a name and a value each")
         grouping = None if data.get("grouping") is None else Grouping.from_json(data["grouping"])
         return cls(**{**data, "given": given, "grouping": grouping})
 
@@ -169,5 +179,9 @@ class CopiedField:
     @property
     def name(self) -> str:
         """Its path, with the values beside it."""
-        beside = ", ".join(f"{name}={json_text(value)}" for name, value in self.given)
+        beside = ", ".join(f"{name}={text_of(value)}" for name, value in self.given)
         return f"{self.path} with {beside}" if beside else self.path
+
+    def is_of(self, item: Mapping[str, Any]) -> bool:
+        """Whether an object of the list has the other properties that are :attr:`given`."""
+        return all(text_of(item.get(name, ABSENT)) == text_of(value) for name, value in self.given)

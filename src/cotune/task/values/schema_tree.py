@@ -164,11 +164,8 @@ class _Objects(_ObjectList):
     """A list of objects, each of which has one copied value and some closed ones."""
 
     def _knows(self, item: Any) -> bool:
-        return isinstance(item, dict) and set(item) == set(self.names) and any(self._is(one, item) for one in self.copies)
-
-    def _is(self, one: CopiedField, item: Mapping[str, Any]) -> bool:
-        alike = all(json_text(item[name]) == json_text(value) for name, value in one.given)
-        return alike and _is_of_type(item[one.within[1]], one.type)
+        known = isinstance(item, dict) and set(self.names).issuperset(item)
+        return known and any(one.is_of(item) and _is_of_type(item.get(one.within[1]), one.type) for one in self.copies)
 
     def written(self, values: Iterator[Any]) -> Any:
         """The objects in the order of their values in the text; here each value comes with its place."""
@@ -177,7 +174,7 @@ class _Objects(_ObjectList):
         if not placed:
             return _nothing(first.blank, [])
         return [
-            {name: dict(one.given).get(name, value) for name in self.names}
+            _without_absent({name: dict(one.given).get(name, value) for name in self.names})
             for _, one, value in sorted(placed, key=lambda found: found[0])[: first.most]
         ]
 
@@ -191,10 +188,9 @@ class _Groups(_ObjectList):
     def _knows(self, item: Any) -> bool:
         if not isinstance(item, dict) or not set(self.names).issuperset(item):
             return False
-        kinds = [one.given for one in self.copies if one.given]
-        alike = (all(text_of(item.get(name, ABSENT)) == json_text(value) for name, value in own) for own in kinds)
+        kinds = [one for one in self.copies if one.given]
         fits = all(_is_of_type(item[one.within[1]], one.type) for one in self.copies if item.get(one.within[1]) is not None)
-        return fits and (not kinds or any(alike))
+        return fits and (not kinds or any(one.is_of(item) for one in kinds))
 
     def written(self, values: Iterator[Any]) -> Any:
         """The objects; the first part comes with all of them, each with its copied and closed values by name."""
@@ -203,7 +199,7 @@ class _Groups(_ObjectList):
             return _nothing(self.grouping.blank, [])
         blanks = {one.within[1]: {"null": None, "empty": ""}.get(one.blank, ABSENT) for one in self.copies}
         found = [{name: own[name] if name in own else blanks[name] for name in self.names} for own in objects[: first.most]]
-        return [{name: value for name, value in own.items() if value is not ABSENT} for own in found]
+        return list(map(_without_absent, found))
 
 
 @dataclass(frozen=True)
@@ -236,7 +232,7 @@ class _Object(Node):
         absent = self.optional and next(values) is ABSENT
         # Every part's value is taken, also in an absent object.
         found = {name: node.written(values) for name, node in self.properties}
-        return ABSENT if absent else {name: value for name, value in found.items() if value is not ABSENT}
+        return ABSENT if absent else _without_absent(found)
 
 
 def around(node: Node, first: int = 0) -> list[tuple[int, ...]]:
@@ -253,6 +249,11 @@ def around(node: Node, first: int = 0) -> list[tuple[int, ...]]:
         found += [(*own, *outer) for outer in around(inner, first)]
         first += sum(isinstance(one, ClosedField) for one in inner.fields(""))
     return found
+
+
+def _without_absent(found: Mapping[str, Any]) -> dict[str, Any]:
+    """An object of the properties that are there."""
+    return {name: value for name, value in found.items() if value is not ABSENT}
 
 
 def _nothing(blank: Blank, empty: Any) -> Any:

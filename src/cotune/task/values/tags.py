@@ -359,19 +359,16 @@ def _object_parts(
 ) -> Iterator[tuple[CopiedField, Mapping[str, Any]]]:
     """The parts of a list of objects: each open property, one of them for each combination of the closed values.
 
-    If there are several open ones, they may be absent, but not the one that is known with the closed values.
+    Closed values may be absent, and if there are several open ones, these too, but not the one that is known with the closed
+    values.
     """
     properties, always = items["properties"], items.get("required", ())
     if not isinstance(properties, Mapping) or not all(isinstance(part, Mapping) for part in properties.values()) or most < 1:
         return
     closed = {name: single_values_of(part) for name, part in properties.items()}
-    values = {name: own for name, own in closed.items() if own is not None}
+    values = {name: own if name in always else (*own, ABSENT) for name, own in closed.items() if own is not None}
     open_ = {name: part for name, part in properties.items() if name not in values}
-    if (
-        not open_
-        or not set(always) >= set(properties if len(open_) == 1 else values)
-        or prod(map(len, values.values())) > _MOST_KINDS
-    ):
+    if not open_ or (len(open_) == 1 and not set(always) >= set(open_)) or prod(map(len, values.values())) > _MOST_KINDS:
         return
     kinds = [tuple(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
     blank: Blank = "empty" if required else "absent"
@@ -427,7 +424,7 @@ def owned_values(value: Any, one: CopiedField) -> list[tuple[Any, Owner | None]]
     if not name:
         return [(item, None) for item in listed if item is not ABSENT and item is not None and item != ""]
     objects = [(i, item) for i, item in enumerate(listed) if isinstance(item, Mapping) and name in item]
-    own = [(i, item) for i, item in objects if all(_text_at(item, key) == json_text(given) for key, given in one.given)]
+    own = [(i, item) for i, item in objects if one.is_of(item)]
     if one.grouping is None:
         return [(item[name], Owner(place, i, alone=True)) for i, item in own]
     return [(item[name], Owner(place, i)) for i, item in own if item[name] is not None and item[name] != ""]
@@ -445,12 +442,8 @@ def blanks_of(value: Any, one: CopiedField) -> list[Any]:
     place, name = one.within
     listed = value_at(value, place)
     objects = [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
-    own = [item for item in objects if all(_text_at(item, key) == json_text(given) for key, given in one.given)]
+    own = filter(one.is_of, objects)
     return [found for item in own if (found := item.get(name, ABSENT)) is ABSENT or found is None or found == ""]
-
-
-def _text_at(item: Mapping[str, Any], key: str) -> str:
-    return json_text(item.get(key))
 
 
 def value_at(value: Any, path: str) -> Any:

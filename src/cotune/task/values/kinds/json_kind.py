@@ -12,7 +12,7 @@ from cotune.task.values.copied import LEAST_COPIED, LEAST_OPENED, copied_fields,
 from cotune.task.values.json_value import NO_JSON, is_json, json_in, json_text, parse_json, same_json
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number_style import NumberStyle
-from cotune.task.values.output_fields import CopiedField
+from cotune.task.values.output_fields import ABSENT, CopiedField
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
 
@@ -76,8 +76,8 @@ class JsonKind(OutputKind):
             return usual
         # A number that stands in the text can be copied, whatever its size.
         found = [(schema, copied) for schema in free if (copied := self.copied(schema, outputs, texts))]
-        # Lists of objects have one copied value and closed ones where that is possible.
-        one_each = (schema for schema, copied in found if all(one.grouping is None for one in copied))
+        # Lists of objects have one copied value and closed ones that all objects have, where that is possible.
+        one_each = (schema for schema, copied in found if all(map(_is_alone, copied)))
         return next(one_each, None) or next(self._copied_objects((plain, bounded), outputs, texts), usual)
 
     def read_schema(
@@ -148,6 +148,11 @@ class JsonKind(OutputKind):
         if schema_given:
             return "Correct the rows or the schema, or leave the schema out to have one inferred from train and dev."
         return "Correct the rows, or give output.schema."
+
+
+def _is_alone(one: CopiedField) -> bool:
+    """Whether a part is no property of a list's objects that have others to be copied, or may lack closed ones."""
+    return one.grouping is None and ABSENT not in dict(one.given).values()
 
 
 def _json(cell: str, where: str, check: Validator | None) -> str:
