@@ -257,7 +257,11 @@ def test_a_classifier_for_transformers_answers_as_the_bundle_does(tmp_path: Path
             assert row[0]["label"] == prediction.answer
             assert {each["label"]: each["score"] for each in row} == pytest.approx(prediction.probabilities, abs=1e-4)
     assert len({prediction.answer for prediction in wanted}) > 1
-    assert pipeline_of(out)({"text": texts[0]})["label"] == wanted[0].answer
+    classify = pipeline_of(out)
+    assert classify({"text": texts[0]})["label"] == wanted[0].answer
+    assert classify([]) == classify([], top_k=None) == []
+    with pytest.raises(TypeError, match="a row must be a text or a mapping with named fields, not of type NoneType"):
+        classify(None)
     assert {path.suffix for path in out.iterdir() if path.is_file()} <= {".json", ".jinja", ".safetensors", ".md", ".py"}
 
 

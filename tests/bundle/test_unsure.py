@@ -71,8 +71,10 @@ def test_a_bundle_that_cannot_tell_says_so(bench: Bench, predictor: Predictor, t
         older.predict(ROWS, unsure=0.1)
     with pytest.raises(InputError, match=r"needs 99 held-out rows, but the run had 19\. Allow 0\.05 or more"):
         predictor.predict(ROWS, unsure=0.01)
-    with pytest.raises(InputError, match="not a share"):
-        predictor.predict(ROWS, unsure=0.0)
+    for share in (0.0, "0.1", True, float("nan")):
+        with pytest.raises(InputError, match=f"{share!r} is not a share of rows"):
+            predictor.predict(ROWS, unsure=share)
+    assert predictor.predict(ROWS, unsure=np.float32(0.1)) == predictor.predict(ROWS, unsure=float(np.float32(0.1)))
 
 
 @pytest.mark.parametrize("scores", [None, {}, [float("inf")], ["1"], [-1], [True]])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 
 from cotune.config import RunConfig
 from cotune.cycle.folder import open_folder
+from cotune.cycle.run import _open_journal
 from journals import write_journal
 
 if TYPE_CHECKING:
@@ -63,6 +66,22 @@ def same_as(whole: Path, out: Path) -> None:
         assert (out / "best" / name).read_bytes() == (whole / "best" / name).read_bytes()
     assert not [path for path in out.rglob(".*") if path.name not in (".lock", ".best.lock")]
     assert not (out / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(("budget", "told"), [("60s", True), ("10m", False), ("1ktok", False)])
+def test_a_run_that_is_resumed_says_whether_its_time_is_over(tmp_path: Path, budget: str, told: bool) -> None:
+    write_journal(tmp_path, [{"n": 0, "kind": "race", "key": "0", "value": 1, "active_s": 75.0}])
+    said: list[dict[str, Any]] = []
+    view = SimpleNamespace(event=said.append)
+    _open_journal(
+        tmp_path,
+        RunConfig(name="a", data={"train": "rows.csv", "input": "a", "output": "b"}, budget=budget),
+        time.monotonic(),
+        view,
+    )
+    (note,) = (event["value"]["text"] for event in said)
+    assert note.startswith(f"resuming {tmp_path} after 1 step in 1 min 15 s")
+    assert ("the budget of 1 min 00 s is spent" in note) is told
 
 
 @pytest.mark.parametrize("chain", CHAINS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,9 @@ class Calibration:
         Raises:
             InputError: the share is invalid, or there are too few held-out rows for it.
         """
-        if not 0 < share < 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share < 1:
             raise InputError(
-                f"{share} is not a share of rows", where="unsure", hint="Give a number between 0 and 1, such as 0.05."
+                f"{share!r} is not a share of rows", where="unsure", hint="Give a number between 0 and 1, such as 0.05."
             )
         if len(self.scores) < (needed := least_rows(share)):
             enough = math.ceil(1000 / (len(self.scores) + 1)) / 1000

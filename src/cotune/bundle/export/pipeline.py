@@ -39,6 +39,10 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
     truncate: Any
     terms: Any = None
 
+    def __call__(self, inputs: Any, *args: Any, **options: Any) -> Any:
+        """The likeliest label of each row with its probability, or all with ``top_k=None``; an empty list for an empty one."""
+        return super().__call__(inputs, *args, **options) if not isinstance(inputs, list) or inputs else []
+
     def fields(self, row: str | dict[str, Any]) -> dict[str, str]:
         """A row's texts by field."""
         return self.row_texts(row, self.template["fields"])

@@ -97,9 +97,11 @@ def row_texts(row: str | Mapping[Any, Any], fields: Sequence[str]) -> dict[str, 
 
     Raises:
         KeyError: the row lacks a field, which the message names.
-        TypeError: a value cannot be converted to text.
+        TypeError: the row is neither a text nor a mapping, or a value cannot be converted to text.
     """
     row = {fields[0]: row} if isinstance(row, str) else row
+    if not isinstance(row, Mapping):
+        raise TypeError(f"a row must be a text or a mapping with named fields, not of type {type(row).__name__}")
     texts = {}
     for field in fields:
         try:
