@@ -902,11 +902,18 @@ def test_trying_the_winner_itself_changes_nothing(cotune: Cotune, done: Done) ->
     dev = next(event["value"]["dev"]["best_tuned"]["score"] for event in journal if event["kind"] == "confirm")
     found = json.loads(cotune("try", done.out, "--text", winner["best"]["prompt_text"], "--json").stdout)
     first = found["comparisons"][0]
+    assert found["unfilled"] == ""
     if found["by_probe"]:
         # The probe that answered has learnt from dev, so both get one of the train rows by the same rule.
         assert (first["mine"], first["flipped"]) == (first["winner"], [])
     else:
         assert first["winner"] == pytest.approx(dev, abs=1e-6)
+
+
+def test_a_word_in_braces_that_is_no_field_is_told(cotune: Cotune, done: Done) -> None:
+    ended = cotune("try", done.out, "--text", "Of {labels}, for {customer}: {text} {day}")
+    assert ended.code == 0, ended.stderr
+    assert "{customer}, {day} in your prompt are no input fields, so the model reads them as written." in ended.stdout
 
 
 @pytest.mark.parametrize(

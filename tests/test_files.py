@@ -16,7 +16,7 @@ import pytest
 
 from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import Journal
-from cotune.errors import InputError
+from cotune.errors import BusyError, InputError
 from cotune.files import (
     absolute,
     atomic_path,
@@ -25,6 +25,7 @@ from cotune.files import (
     expanded,
     known_json,
     load_json,
+    locked,
     make_folder,
     read_text,
     remove_stale,
@@ -132,7 +133,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from cotune.bundle.place import atomic_folder
-from cotune.errors import InputError
+from cotune.errors import BusyError, InputError
 
 def tried(work):
     try:
@@ -345,3 +346,16 @@ def test_a_file_keeps_its_permissions_and_a_link_its_file(tmp_path: Path) -> Non
     link.symlink_to(private)
     write_text(link, "after")
     assert link.is_symlink() and private.read_text() == "after" and private.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_is_held_is_told_apart_from_a_place_without_files(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock", "busy"),
+        pytest.raises(BusyError, match="busy"),
+        locked(tmp_path / "lock", "busy"),
+    ):
+        raise AssertionError("locked twice")
+    place = Path("/proc/self")
+    if place.is_dir():
+        with pytest.raises(InputError, match="cannot write"), locked(place / ".lock", "busy"):
+            raise AssertionError("a lock file in /proc")

@@ -37,6 +37,8 @@ def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         # Numbers that hardly recur are no labels, and neither is a column that says one thing throughout.
         ("text,price,shop\n" + "".join(f"a thing called {i},{i * 7},here\n" for i in range(30)), ("text", "price")),
         ("text\nonly this\nand that\n", (None, "text")),
+        # A column that numbers the rows is neither.
+        ("text,reply,Ticket ID\n" + "".join(f"a text {i},re {i}{'!' * i},{i:04}\n" for i in range(30)), ("text", "reply")),
         # A word in a header says more than few values, and so does the last place; blanks speak against a column.
         ("Message,Ticket category,Channel\n" + "".join(f"a text {i},{'abcd'[i % 4]},{'xy'[i % 2]}\n" for i in range(12)),
          ("Message", "Ticket category")),

@@ -189,6 +189,9 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     try:
         lock = FileLock(path).acquire(timeout=0)
     except Timeout:
+        if not path.exists():
+            # Some places, such as /proc, refuse new files in a way that looks like a lock.
+            raise InputError(f"cannot write to {path.parent}", hint="Choose another folder.") from None
         raise BusyError(busy) from None
     except OSError as error:
         raise cannot_write(path.parent, error) from error

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotune.errors import InputError
-from cotune.prompt.prompt import Demonstration, Prompt, parse_prompt, substitute
+from cotune.prompt.prompt import Demonstration, Prompt, parse_prompt, substitute, unfilled
 
 texts = st.text(max_size=30)
 names = st.sampled_from(["input", "title", "body_2", "_x"])
@@ -107,6 +107,13 @@ def test_parse_cuts_instruction_input_and_cue() -> None:
 def test_parse_takes_columns_by_their_own_names() -> None:
     prompt = parse_prompt("Desk for {labels}?\nMessage: {Customer message} {2nd}\nDesk {x y}:", ["Customer_message", "_2nd"])
     assert prompt.text == "Desk for {labels}?\nMessage: {Customer_message} {_2nd}\nDesk {x y}:"
+
+
+def test_words_in_braces_that_are_not_filled_in_are_named_once() -> None:
+    plain = parse_prompt("Desk for {labels}?\n{title} of {day}", ["title"])
+    assert unfilled([plain.edit(instruction="{labels}", input_template="{title}")], ["title"]) == ""
+    assert unfilled([plain], ["title"]) == "{day} in your prompt is no input field, so the model reads it as written"
+    assert unfilled([plain, plain.edit(cue="{x}", system="{day}")], ["title"]).startswith("{day}, {x} in your prompt are no")
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=20), max_size=4))

@@ -39,7 +39,7 @@ from cotune.model.engine.state_store import StateStore, as_half, layers_of_inter
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import STRENGTHS, cross_fit
 from cotune.probe.readout import Probe
-from cotune.prompt.prompt import Prompt, parse_prompt
+from cotune.prompt.prompt import Prompt, parse_prompt, unfilled
 from cotune.prompt.reads import Read, counts
 from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
@@ -152,7 +152,8 @@ class Tryouts:
             InputError: the prompt has no input field.
         """
         prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
-        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._probe is not None)
+        told = unfilled([prompt], self._task.input_fields)
+        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._probe is not None, told)
         for adapter, rule in self._weights:
             found = replace(found, comparisons=[*found.comparisons, self._compared(prompt, adapter, rule)])
             if heard is not None:

@@ -46,7 +46,7 @@ from cotune.executor import Executor
 from cotune.executor.storage import StorageError
 from cotune.files import write_json, write_text
 from cotune.model.structured.writable import Writable
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import Prompt, unfilled
 from cotune.run_files import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
 from cotune.task.example import Example, groups_of
 from cotune.task.split import duplicate_key
@@ -191,7 +191,8 @@ def _write_row_hashes(context: RunContext, learnt: Iterable[Example], tested: It
 def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt]) -> None:
     task = context.task
     probed = next(event["value"] for event in context.journal.events if event["kind"] == "engine")
-    told = overlap_finding(overlapping(task, own), "the prompts that you gave")
+    told = [finding.message for finding in overlap_finding(overlapping(task, own), "the prompts that you gave")]
+    told += filter(None, [unfilled(own, task.input_fields)])
     groups = groups_of(context.dev)
     loaded = context.spending.stopwatch.taken()
     context.journal.step(
@@ -211,7 +212,7 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
             "dtype": probed.get("dtype"),
             "threads": probed.get("threads"),
             "prompts": [prompt.to_json() for prompt in own],
-            "checks": [finding.message for finding in (*told, *task.checks.findings)],
+            "checks": [*told, *(finding.message for finding in task.checks.findings)],
             **({} if groups is None else {"dev_groups": group_index(groups).tolist()}),
             **loaded,
             "detectable": detectable_sentence(task.test.n, group_sizes=task.test.group_sizes(), metric=task.metric),

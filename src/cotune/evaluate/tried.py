@@ -60,6 +60,7 @@ class Tried:
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
         by_probe: whether both prompts are answered by probes fitted on the train rows.
+        unfilled: a sentence on words in braces that are no input fields; empty if there are none.
     """
 
     prompt: Prompt
@@ -67,6 +68,7 @@ class Tried:
     comparisons: list[Comparison]
     adapter_id: str
     by_probe: bool = False
+    unfilled: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -77,5 +79,6 @@ class Tried:
             "split": "dev",
             "adapter_id": self.adapter_id,
             "by_probe": self.by_probe,
+            "unfilled": self.unfilled,
             "comparisons": [c.to_json() for c in self.comparisons],
         }

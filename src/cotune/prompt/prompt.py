@@ -134,6 +134,16 @@ class Prompt:
         return cls(**values)
 
 
+def unfilled(prompts: Iterable[Prompt], input_fields: Iterable[str]) -> str:
+    """A sentence on words in braces that are not filled in, such as mistyped fields; empty if there are none."""
+    known = {"labels", *input_fields}
+    found = list(dict.fromkeys(f"{{{name}}}" for prompt in prompts for name in prompt.placeholders if name not in known))
+    if not found:
+        return ""
+    are = "is no input field" if len(found) == 1 else "are no input fields"
+    return f"{', '.join(found)} in your prompt {are}, so the model reads {'it' if len(found) == 1 else 'them'} as written"
+
+
 def substitute(template: str, values: Mapping[str, str]) -> str:
     """Replace each ``{name}`` in ``values``, in one pass; substituted text is not substituted again."""
     return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)

@@ -7,6 +7,7 @@ import re
 from cotune.task.reading.table import Table
 from cotune.task.values.kinds.registry import guess_type
 
+_ROW_ID = re.compile(r"(^|[\W_])(id|uuid|index)$", re.IGNORECASE)
 _USUAL = ("label", "labels", "category", "class", "intent", "sentiment", "target", "output", "answer", "topic", "queue")
 
 
@@ -18,9 +19,13 @@ def guess_columns(table: Table) -> tuple[str | None, str | None]:
     of these with the fewest different values; else in the last one. The input is the remaining column with the longest texts.
     """
     filled = {column: table.filled(column) for column in table.columns}
-    # A constant column cannot be the answers.
+    # A constant column cannot be the answers, and neither can one that numbers the rows.
     different = {column: len(set(cells)) for column, cells in filled.items()}
-    candidates = [column for column in table.columns if different[column] > 1]
+    candidates = [
+        column
+        for column in table.columns
+        if different[column] > 1 and not (_ROW_ID.search(column) and different[column] == len(table))
+    ]
     labels = [column for column in candidates if guess_type(filled[column])[0] == "label"]
     usual = next((column for name in _USUAL for column in candidates if column.lower() == name), None)
     worded = next((column for name in _USUAL for column in labels if name in re.findall(r"[a-z]+", column.lower())), None)

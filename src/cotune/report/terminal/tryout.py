@@ -29,6 +29,8 @@ def tryout_heading(tried: Tried) -> str:
     heading = f"Your prompt against the winner on {counted(tried.n, 'dev row')}."
     if tried.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
+    if tried.unfilled:
+        heading += f"\n\n{tried.unfilled}."
     return heading
 
 
