@@ -133,7 +133,7 @@ import numpy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from cotune.bundle.place import atomic_folder
-from cotune.errors import BusyError, InputError
+from cotune.errors import InputError
 
 def tried(work):
     try:

@@ -14,6 +14,7 @@ import torch
 from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 
 from cotune.config import RunConfig
+from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.folder import open_folder
 from cotune.cycle.run import _open_journal
 from journals import write_journal
@@ -73,12 +74,7 @@ def test_a_run_that_is_resumed_says_whether_its_time_is_over(tmp_path: Path, bud
     write_journal(tmp_path, [{"n": 0, "kind": "race", "key": "0", "value": 1, "active_s": 75.0}])
     said: list[dict[str, Any]] = []
     view = SimpleNamespace(event=said.append)
-    _open_journal(
-        tmp_path,
-        RunConfig(name="a", data={"train": "rows.csv", "input": "a", "output": "b"}, budget=budget),
-        time.monotonic(),
-        view,
-    )
+    _open_journal(tmp_path, parse_budget(budget), time.monotonic(), view)
     (note,) = (event["value"]["text"] for event in said)
     assert note.startswith(f"resuming {tmp_path} after 1 step in 1 min 15 s")
     assert ("the budget of 1 min 00 s is spent" in note) is told

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
 from cotune.cycle.backends.registry import backend_of
-from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.budget import Budget
 from cotune.cycle.folder import is_barely_begun, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
@@ -135,7 +135,7 @@ def run(
         if folder.finished is not None:
             say(view, f"the run in {out} is finished: showing its result")
             return Result(out, folder.finished)
-        journal = _open_journal(out, inputs.config, started, view)
+        journal = _open_journal(out, inputs.budget, started, view)
         resumes = bool(journal.events)
         with ExitStack() as stack:
             try:
@@ -162,13 +162,12 @@ def _device(config: RunConfig, journal: Journal) -> str:
     return str(fields(next(recorded, None)).get("device", config.engine.device))
 
 
-def _open_journal(out: Path, config: RunConfig, started: float, view: View) -> Journal:
+def _open_journal(out: Path, budget: Budget, started: float, view: View) -> Journal:
     """Open the run's journal; if it is not empty, tell the view, and whether its time is over."""
     journal = Journal(out, started=started)
     journal.listeners.append(view.event)
     if journal.events:
         done = f"{counted(len(journal.events), 'step')} in {duration(journal.clock())}"
-        budget = parse_budget(config.budget)
         over = budget.kind == "time" and journal.clock() >= budget.amount
         rest = f"; the budget of {duration(budget.amount)} is spent, so only what a result needs is finished" if over else ""
         note = {"text": f"resuming {out} after {done}{rest}"}
