@@ -122,6 +122,21 @@ def test_many_rows_of_many_labels_are_tuned_in_pairs_at_a_higher_rate(
     assert (settings.pairs, settings.learning_rate, settings.head_rate) == (pairs, rate, 1e-3)
 
 
+def test_rows_that_were_not_raced_pass_once_for_the_frozen_probe_and_for_tuning(tmp_path: Path) -> None:
+    context = context_of(tiny_local(num_hidden_layers=12, vocab_size=1024), tmp_path, labelled_rows(60))
+    embedding, prompt, rows = Embedding(context), seed_prompt(context.task), context.task.train
+    trials, layers, raced = Trials(context, embedding, WindowSettings(batch_size=8)), list(range(4, 13)), rows[:14]
+    fit = fit_prompt(context, prompt, raced, embedding.states(prompt, BASE, raced, "race"), layers)
+    last = next(one for one in fit.found.by_layer if one.layer == max(each.layer for each in fit.found.by_layer))
+    deep = replace(last, layer=12, word_scale=0.0)
+    fit = replace(fit, rows=rows * 8, found=replace(fit.found, best=deep, by_layer=(deep,)))
+    assert trials.frozen(fit, rows).layer == 12 and trials.layer(fit) == 11
+    assert trials.tune(TuningRequest(fit, rows, 2, "tune", context.seed)) is not None
+    passes = [event["value"] for event in context.journal.events if event["kind"] == "embed"]
+    frozen = [(value["rows"], value["layers"]) for value in passes if value["adapter_id"] == BASE]
+    assert frozen == [(14, layers), (len(rows) - 14, [11, 12])]
+
+
 def test_few_rows_always_fit_the_layer_that_tuning_usually_reads(tmp_path: Path) -> None:
     context = context_of(tiny_local(num_hidden_layers=12, vocab_size=1024), tmp_path, labelled_rows(60))
     embedding, prompt, rows, layers = Embedding(context), seed_prompt(context.task), context.task.train, list(range(1, 13))
@@ -161,6 +176,10 @@ def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(
     with_words = replace(low, found=replace(low.found, best=replace(low.found.best, word_scale=1.0)))
     assert trials.layer(with_words) == with_words.found.layer, "the logits of words are read where the probe reads"
     assert trials.layer(replace(low, rows=low.rows * 8)) == 5, "many rows tell layers apart"
+    high = judged(l5=0.9, l8=0.9, l10=0.9, l12=0.5)
+    assert (trials.layer(high), trials.layer(replace(high, rows=high.rows * 8))) == (12, 11), "halfway down to 9.6"
+    fields = replace(high.found, sizes=(2, 1))
+    assert trials.layer(replace(high, rows=high.rows * 8, found=fields)) == 12
     assert trials.frozen(low, rows).layer == 5
     tuned = trials.tune(TuningRequest(low, rows, 2, "tune", context.seed))
     assert tuned is not None and tuned.layer == tuned.probe.layer == 10

@@ -155,15 +155,27 @@ def difference(first: PromptFit, second: PromptFit) -> tuple[Floats, NDArray[np.
     return first.losses[mine] - second.losses[other], fold_units([first.rows[place] for place in mine.tolist()])
 
 
-def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:
+def tuned_layer(found: CrossFit, rows: int, layers: Sequence[int]) -> int:
     """The layer at which the window ends and tuned states are read.
 
     Few rows hardly tell layers apart. Of those at which the frozen probe is hardly worse than at its best, this is then the one
     closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
-    probe's. Label words need the last layer.
+    probe's up to that depth, and halfway down to it above. Label words need the last layer.
+
+    Args:
+        found: the prompt's cross-fitted probe on frozen states.
+        rows: number of labelled rows.
+        layers: all layers with stored states, ascending; the last one is the model's depth.
     """
-    if found.best.word_scale or rows >= HEURISTICS.few_rows:
+    depth = layers[-1]
+    if found.best.word_scale:
         return found.layer
+    if rows >= HEURISTICS.few_rows:
+        usual = HEURISTICS.tuned_depth * depth
+        # Not measured for several fields.
+        if found.sizes or found.layer <= usual:
+            return found.layer
+        return min(layers, key=lambda layer: abs(layer - (found.layer + usual) / 2))
     near = as_good(found.by_layer, HEURISTICS.layer_errors(fields=bool(found.sizes)))
     return _closest_to_usual(sorted({found.layer, *(one.layer for one in near if not one.word_scale)}), depth)
 

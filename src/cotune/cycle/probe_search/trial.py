@@ -24,6 +24,7 @@ from cotune.cycle.workers.tuning import Deadline, PendingTuning
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
+from cotune.model.engine.state_store import layers_of_interest
 from cotune.probe.cross_fitting import best_temperature
 from cotune.probe.readout import Probe, load_probe
 from cotune.probe.terms import TermWeights
@@ -183,7 +184,7 @@ class Trials:
 
     def _span(self, fit: PromptFit) -> tuple[int, int]:
         depth = self.context.model.depth
-        layer = tuned_layer(fit.found, len(fit.rows), depth)
+        layer = tuned_layer(fit.found, len(fit.rows), layers_of_interest(depth))
         if self._window is not None:
             edge = min(self._window[0], layer) - 1
         else:
@@ -211,7 +212,9 @@ class Trials:
         """A prompt's probe on the base model, fitted to rows; with and without TF-IDF it is the same."""
         prompt, layer, best = fit.prompt, fit.found.layer, fit.found.best
         terms, rows = self._terms(rows), not_shown(prompt, rows)
-        states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
+        # A pass up to the probe's layer has run through a lower one that tuning starts from, which then needs no other pass.
+        wanted = sorted({min(layer, self.layer(fit)), layer})
+        states = self.embedding.states(prompt, BASE, rows, "embed", layers=wanted)[-1]
         key = (prompt.id, layer, best.strength, best.word_scale, tuple(row.id for row in rows))
         if key not in self._frozen:
             self._frozen[key] = self._probe(fit, states, rows, layer, best.strength)
