@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from compare import envs, gains, pairs, table
 from compare.cells import CELLS, DONE, LIMIT, NOT_INSTALLABLE, Cell, Cells, answers_path, cell_key, read_cells
 from compare.envs import Environments, NotInstallableError
-from compare.harness import Harness
+from compare.harness import Harness, environment_of
 from compare.measure import run_measured
 from compare.picture import Point, score_picture
 from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, sets_in, shares
@@ -323,6 +323,15 @@ def test_a_peer_that_cannot_be_installed_is_told_as_such(tmp_path: Path, monkeyp
 def test_pip_installs_requirements_where_there_is_no_uv(tmp_path: Path) -> None:
     (tmp_path / "needed.txt").write_text("pip\n", encoding="utf-8")
     assert envs.install(tmp_path / "needed.txt", envs.own_python(), None) == ""
+
+
+def test_peers_do_not_compile_their_modules_at_each_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    own, other = (environment_of(PEERS[name], 2) for name in ("cotune_1m", "tfidf"))
+    assert "PYTHONDONTWRITEBYTECODE" not in own | other
+    assert own["PYTHONPATH"] == "elsewhere" and "PYTHONPATH" not in other
+    assert own["OMP_NUM_THREADS"] == other["OMP_NUM_THREADS"] == "2"
 
 
 def test_every_peer_has_its_script_and_pinned_requirements() -> None:
