@@ -126,7 +126,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     layers = layers_of_interest(model.depth)
     states = model.layer_states(ids, layers, reads=starts)
     found = cross_fit(states[:, :count], gold, classes=classes, layers=layers, seed=draw)
-    layer, strength = found.layer if way == "frozen" else tuned_layer(found, count, layers), found.best.strength
+    layer, strength = found.layer if way == "frozen" else tuned_layer(found, labelled, layers), found.best.strength
     if way.startswith("layer"):
         layer = int(way[5:])
     place, about = layers.index(layer), {"layer": layer, "strength": strength}

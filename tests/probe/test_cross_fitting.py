@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.special import log_softmax
 
 from cotune.errors import InputError
 from cotune.probe import cross_fit, cross_fitting, fit_logistic, fold_numbers
-from cotune.probe.cross_fitting import FOLDS, STRENGTHS, best_temperature, standardised, tempered
+from cotune.probe.cross_fitting import FOLDS, STRENGTHS, as_good, best_temperature, standardised, tempered
 
 Floats = Any
 
@@ -52,6 +53,27 @@ def test_the_lowest_layer_within_a_standard_error_is_taken() -> None:
         assert found.layer == 1 + int(near.argmax()) and not near[0]
         lower += found.layer == 2 and best == 2
     assert lower, "a rule that never lowers a layer proves nothing"
+
+
+def test_rows_of_a_group_count_as_one_for_the_standard_error() -> None:
+    """Four copies of each row say no more about two layers than one of each."""
+    states, labels = layered(40, [1.0, 3.0, 3.0])
+    alone = cross_fit(states, labels, repeats=1, strengths=[0.1]).by_layer
+    gap = np.random.default_rng(1).normal(size=40)
+    gap = (gap - gap.mean()) / gap.std(ddof=1) + 0.9 / np.sqrt(40)
+    lower, best = replace(alone[0], losses=gap + 10), replace(alone[1], losses=np.full(40, 10.0))
+    assert [fit.layer for fit in as_good([lower, best])] == [1, 2], "within a standard error"
+    assert [fit.layer for fit in as_good([lower, best], 0.8)] == [2]
+    copies = [replace(fit, losses=np.repeat(fit.losses, 4)) for fit in (lower, best)]
+    groups = np.repeat(np.arange(40), 4)
+    assert [fit.layer for fit in as_good(copies)] == [2], "copies taken for independent rows"
+    assert [fit.layer for fit in as_good(copies, groups=list(groups))] == [1, 2]
+    assert [fit.layer for fit in as_good(copies, 0.8, groups=list(groups))] == [2]
+    # The layer that cross-fitting chooses is the first of these.
+    thrice, of = np.repeat(states, 3, axis=1), np.repeat(np.arange(40), 3)
+    for seed in range(6):
+        found = cross_fit(thrice, np.repeat(labels, 3), repeats=1, strengths=[0.1], groups=list(of), seed=seed)
+        assert found.layer == as_good(found.by_layer, groups=list(of))[0].layer
 
 
 def test_each_row_is_predicted_by_a_fit_on_the_other_folds() -> None:

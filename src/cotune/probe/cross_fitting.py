@@ -200,7 +200,7 @@ def cross_fit(
         for scale in WORD_SCALES:
             offsets = (scale * words).astype(np.float32)
             fits.append(replace(_fit_layer(axes, numbers[-1], y, count, held, strengths, offsets), word_scale=scale))
-    best = as_good(fits)[0]
+    best = as_good(fits, groups=groups)[0]
     return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y, sizes), sizes)
 
 
@@ -315,11 +315,23 @@ def _beyond(tried: Sequence[int], best: int, count: int) -> int | None:
     return best + 1 if best == tried[-1] and best < count - 1 else None
 
 
-def as_good(fits: Sequence[LayerFit], errors: float = ONE_ERROR) -> list[LayerFit]:
-    """The fits whose mean loss is within standard errors of the paired difference to the best, in the given order."""
+def as_good(
+    fits: Sequence[LayerFit], errors: float = ONE_ERROR, *, groups: Sequence[object] | NDArray[np.str_] | None = None
+) -> list[LayerFit]:
+    """The fits whose mean loss is within standard errors of the paired difference to the best, in the given order.
+
+    Rows of a group, ``groups`` ``[rows]``, count as one; None treats rows as independent.
+    """
     best = min(fits, key=lambda fit: fit.log_loss)
-    gaps = [fit.losses - best.losses for fit in fits]
-    return [fit for fit, gap in zip(fits, gaps, strict=True) if gap.mean() <= errors * gap.std(ddof=1) / np.sqrt(len(gap))]
+    rows = len(best.losses)
+    unit = np.arange(rows) if groups is None else np.unique([str(group) for group in groups], return_inverse=True)[1]
+
+    def near(fit: LayerFit) -> bool:
+        gap = fit.losses - best.losses
+        sums = np.bincount(unit, weights=gap - gap.mean())
+        return bool(gap.mean() <= errors * np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / rows)
+
+    return [fit for fit in fits if near(fit)]
 
 
 def _check(

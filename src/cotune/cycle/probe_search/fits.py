@@ -155,7 +155,7 @@ def difference(first: PromptFit, second: PromptFit) -> tuple[Floats, NDArray[np.
     return first.losses[mine] - second.losses[other], fold_units([first.rows[place] for place in mine.tolist()])
 
 
-def tuned_layer(found: CrossFit, rows: int, layers: Sequence[int]) -> int:
+def tuned_layer(found: CrossFit, rows: Sequence[Example], layers: Sequence[int]) -> int:
     """The layer at which the window ends and tuned states are read.
 
     Few rows hardly tell layers apart. Of those at which the frozen probe is hardly worse than at its best, this is then the one
@@ -164,19 +164,20 @@ def tuned_layer(found: CrossFit, rows: int, layers: Sequence[int]) -> int:
 
     Args:
         found: the prompt's cross-fitted probe on frozen states.
-        rows: number of labelled rows.
+        rows: the labelled rows that it was fitted on.
         layers: all layers with stored states, ascending; the last one is the model's depth.
     """
     depth = layers[-1]
     if found.best.word_scale:
         return found.layer
-    if rows >= HEURISTICS.few_rows:
+    if len(rows) >= HEURISTICS.few_rows:
         usual = HEURISTICS.tuned_depth * depth
         # Not measured for several fields.
         if found.sizes or found.layer <= usual:
             return found.layer
         return min(layers, key=lambda layer: abs(layer - (found.layer + usual) / 2))
-    near = as_good(found.by_layer, HEURISTICS.layer_errors(fields=bool(found.sizes)))
+    errors = HEURISTICS.layer_errors(fields=bool(found.sizes))
+    near = as_good(found.by_layer, errors, groups=fold_units(rows))
     return _closest_to_usual(sorted({found.layer, *(one.layer for one in near if not one.word_scale)}), depth)
 
 

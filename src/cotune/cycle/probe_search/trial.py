@@ -184,7 +184,7 @@ class Trials:
 
     def _span(self, fit: PromptFit) -> tuple[int, int]:
         depth = self.context.model.depth
-        layer = tuned_layer(fit.found, len(fit.rows), layers_of_interest(depth))
+        layer = tuned_layer(fit.found, fit.rows, layers_of_interest(depth))
         if self._window is not None:
             edge = min(self._window[0], layer) - 1
         else:
