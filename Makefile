@@ -40,7 +40,7 @@ $(VENV)/.installed-ray: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install -q --no-compile -e '.[docs]'
+	$(BIN)/pip install -q --no-compile -e '.[docs,frames]'
 	@touch $@ $(VENV)/.installed
 
 # For .ci/run, which needs all: each further call of pip would build the package and resolve all requirements once more.
